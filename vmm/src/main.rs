@@ -1,0 +1,3 @@
+//! The `strata` virtual machine monitor.
+
+fn main() {}

@@ -70,18 +70,22 @@ impl Region {
 impl GuestMemoryRegion for Region {
     type B = DirtyBitmap;
 
+    #[inline]
     fn len(&self) -> GuestUsize {
         self.size
     }
 
+    #[inline]
     fn start_addr(&self) -> GuestAddress {
         self.guest_base
     }
 
+    #[inline]
     fn bitmap(&self) -> BS<'_, DirtyBitmap> {
         self.bitmap.slice_at(0)
     }
 
+    #[inline]
     fn get_host_address(&self, addr: MemoryRegionAddress) -> GuestMemoryResult<*mut u8> {
         let offset = self
             .check_address(addr)
@@ -89,10 +93,12 @@ impl GuestMemoryRegion for Region {
         Ok(self.mapping.addr().wrapping_add(offset.0 as usize))
     }
 
+    #[inline]
     fn file_offset(&self) -> Option<&FileOffset> {
         self.file.as_ref()
     }
 
+    #[inline]
     fn get_slice(
         &self,
         offset: MemoryRegionAddress,
@@ -105,6 +111,7 @@ impl GuestMemoryRegion for Region {
             .ok_or(GuestMemoryError::InvalidBackendAddress)
     }
 
+    #[inline]
     fn is_hugetlbfs(&self) -> Option<bool> {
         Some(self.pages.is_hugetlb())
     }

@@ -95,12 +95,14 @@ impl Mapping {
     }
 
     /// The address of the first byte.
+    #[inline]
     pub(crate) fn addr(&self) -> *mut u8 {
         self.base
     }
 
     /// The `count` bytes from `offset`, or nothing if they are not all inside. Writes to them are
     /// noted in `bitmap`.
+    #[inline]
     pub(crate) fn slice<B: BitmapSlice>(
         &self,
         offset: usize,

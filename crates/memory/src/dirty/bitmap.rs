@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence, fence};
 
 use vm_memory::bitmap::{Bitmap, RefSlice, WithBitmapSlice};
 
-use super::{PAGES_PER_WORD, words_for};
+use super::{PAGES_PER_WORD, word, words_for};
 use crate::PAGE_SIZE;
 
 /// The written pages of one region, marked by many threads and taken by one.
@@ -64,14 +64,14 @@ impl DirtyBitmap {
 
     /// Takes and clears the bits: bit `i % 64` of word `i / 64` for page `i`.
     pub(crate) fn take(&self) -> Box<[u64]> {
-        self.words().iter().map(take_word).collect()
+        self.words().iter().map(word::take).collect()
     }
 
     /// Sets the bits that are set in `words`.
     pub(crate) fn mark_words(&self, words: &[u64]) {
         for (word, bits) in self.words().iter().zip(words) {
             if *bits != 0 {
-                word.fetch_or(*bits, Ordering::Release);
+                word::mark(word, *bits);
             }
         }
     }
@@ -80,6 +80,7 @@ impl DirtyBitmap {
         self.words.get().map_or(&[], |words| words)
     }
 
+    #[inline]
     fn is_tracking(&self) -> bool {
         // Pairs with the barrier of the start: the load must not move before the data's writes.
         compiler_fence(Ordering::SeqCst);
@@ -110,17 +111,8 @@ impl DirtyBitmap {
             if index == last_word {
                 bits &= u64::MAX >> (PAGES_PER_WORD - 1 - last % PAGES_PER_WORD);
             }
-            word.fetch_or(bits, Ordering::Release);
+            word::mark(word, bits);
         }
-    }
-}
-
-fn take_word(word: &AtomicU64) -> u64 {
-    // Most words are 0. A mark that this load misses comes after the take, and stays.
-    if word.load(Ordering::Relaxed) == 0 {
-        0
-    } else {
-        word.swap(0, Ordering::AcqRel)
     }
 }
 

@@ -2,6 +2,9 @@
 
 mod bitmap;
 mod log;
+mod word;
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use bitmap::DirtyBitmap;
 pub use log::{DirtyLog, DirtyRange};

@@ -113,8 +113,9 @@ impl GsiTable {
 
     /// The lowest GSI that is free for a message-signalled interrupt.
     pub(crate) fn free_msi(&self) -> Result<u32, Error> {
+        let mut taken = self.gsis.range(arch::PINS..).map(|(&gsi, _)| gsi);
         (arch::PINS..self.limit)
-            .find(|gsi| !self.gsis.contains_key(gsi))
+            .find(|&gsi| taken.next() != Some(gsi))
             .ok_or(Error::NoFreeGsi { limit: self.limit })
     }
 

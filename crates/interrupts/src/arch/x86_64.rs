@@ -168,7 +168,8 @@ impl Chips {
                     .filter_map(|pin| Some((u32::from(pin), restored.route(pin)?)));
                 gsis.set_pins(vm, pins)?;
                 **ioapic = restored.clone();
-                ioapic.reevaluate(&mut KvmBus { vm, gsis });
+                // KVM saves no EOI that a vCPU has made but not yet left the guest for.
+                ioapic.resend(&mut KvmBus { vm, gsis });
                 Ok(())
             }
             (Self::InKernel, _) => Err(Error::WrongKind {

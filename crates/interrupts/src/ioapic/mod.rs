@@ -174,9 +174,12 @@ impl Ioapic {
         })
     }
 
-    /// Sends whatever waits at unmasked pins, as after a restore.
-    pub fn reevaluate<B: IoapicBus>(&mut self, bus: &mut B) {
+    /// Sends what waits at unmasked pins, and every level that is asserted, whether or not it was
+    /// accepted before: for a restore after which an EOI may be missing. An interrupt too many is
+    /// harmless to handlers of level-triggered interrupts, one too few silences the pin for ever.
+    pub fn resend<B: IoapicBus>(&mut self, bus: &mut B) {
         for pin in 0..PINS as u8 {
+            self.entries[usize::from(pin)].set_remote_irr(false);
             self.evaluate(pin, bus);
         }
     }

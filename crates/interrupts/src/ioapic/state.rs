@@ -39,7 +39,7 @@ impl Ioapic {
     }
 
     /// An IOAPIC that continues from `state`. Nothing is sent: the owner takes over the routes
-    /// by [`Ioapic::route`] and then calls [`Ioapic::reevaluate`].
+    /// by [`Ioapic::route`] and then calls [`Ioapic::resend`].
     ///
     /// # Errors
     ///

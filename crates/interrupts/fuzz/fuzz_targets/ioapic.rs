@@ -1,0 +1,12 @@
+//! Any sequence of accesses to the IOAPIC, against the reference model.
+//!
+//! The stored inputs lie in `tests/ioapic/corpus`:
+//! `cargo +nightly fuzz run ioapic tests/ioapic/corpus`.
+#![no_main]
+
+#[path = "../../tests/ioapic/reference.rs"]
+mod reference;
+#[path = "../../tests/ioapic/sequence.rs"]
+mod sequence;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| sequence::run(input));

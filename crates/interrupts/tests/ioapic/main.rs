@@ -1,0 +1,8 @@
+//! The IOAPIC model, without KVM: the data sheet's tables, a second model, and stored inputs.
+
+mod corpus;
+mod properties;
+mod reference;
+mod registers;
+mod sequence;
+mod state;

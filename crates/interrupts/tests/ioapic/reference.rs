@@ -152,10 +152,14 @@ impl Reference {
     }
 
     pub(crate) fn write(&mut self, offset: u64, data: &[u8]) {
-        match (offset, data.len()) {
-            (0x00, 1 | 2 | 4) => self.select = data[0],
-            (0x40, 1 | 2 | 4) => self.eoi(data[0]),
-            (0x10, 4) => self.set(u32::from_le_bytes(data.try_into().unwrap())),
+        match (offset, data) {
+            (0x00, [select]) | (0x00, [select, _]) | (0x00, [select, _, _, _]) => {
+                self.select = *select;
+            }
+            (0x40, [vector]) | (0x40, [vector, _]) | (0x40, [vector, _, _, _]) => {
+                self.eoi(*vector);
+            }
+            (0x10, &[a, b, c, d]) => self.set(u32::from_le_bytes([a, b, c, d])),
             _ => {}
         }
     }

@@ -2,7 +2,7 @@
 
 use strata_interrupts::Kind;
 
-use crate::guest::{Event, Guest, MASKED, kinds, redirect};
+use crate::guest::{Guest, MASKED, kinds, redirect};
 
 #[test]
 fn an_edge_interrupts_once() {
@@ -13,7 +13,7 @@ fn an_edge_interrupts_once() {
         guest.expect_quiet();
         for _ in 0..3 {
             serial.trigger().unwrap();
-            assert_eq!(guest.next(), Event::Interrupt(0x34), "{kind}");
+            assert_eq!(guest.interrupt(), 0x34, "{kind}");
             guest.expect_quiet();
         }
     }
@@ -26,7 +26,7 @@ fn a_pin_claimed_after_the_guest_programmed_it_works() {
         guest.boot();
         let late = guest.controller.edge_pin(9).unwrap();
         late.trigger().unwrap();
-        assert_eq!(guest.next(), Event::Interrupt(0x39), "{kind}");
+        assert_eq!(guest.interrupt(), 0x39, "{kind}");
     }
 }
 
@@ -37,13 +37,13 @@ fn a_line_at_an_edge_pin_interrupts_when_it_rises() {
         let line = guest.controller.line(5).unwrap();
         guest.boot();
         line.set(true).unwrap();
-        assert_eq!(guest.next(), Event::Interrupt(0x35), "{kind}");
+        assert_eq!(guest.interrupt(), 0x35, "{kind}");
         line.set(true).unwrap();
         guest.expect_quiet();
         line.set(false).unwrap();
         guest.expect_quiet();
         line.set(true).unwrap();
-        assert_eq!(guest.next(), Event::Interrupt(0x35), "{kind}");
+        assert_eq!(guest.interrupt(), 0x35, "{kind}");
     }
 }
 
@@ -63,9 +63,9 @@ fn an_edge_outlives_the_mask_of_the_split_ioapic() {
                 .mmio_write(offset, &value.to_le_bytes())
                 .unwrap();
         }
-        assert_eq!(guest.next(), Event::Interrupt(0x44));
+        assert_eq!(guest.interrupt(), 0x44);
         guest.expect_quiet();
         serial.trigger().unwrap();
-        assert_eq!(guest.next(), Event::Interrupt(0x44));
+        assert_eq!(guest.interrupt(), 0x44);
     }
 }

@@ -4,6 +4,7 @@
 //! a `/dev/kvm`. `STRATA_TEST_NO_KVM=1` leaves them out.
 
 #![cfg(target_arch = "x86_64")]
+#![allow(clippy::unwrap_used)]
 
 mod edge;
 mod guest;

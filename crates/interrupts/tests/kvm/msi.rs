@@ -2,7 +2,7 @@
 
 use strata_interrupts::{Error, MsiMessage};
 
-use crate::guest::{Event, Guest, kinds};
+use crate::guest::{Guest, kinds};
 
 const fn vector(vector: u8) -> MsiMessage {
     MsiMessage {
@@ -23,13 +23,13 @@ fn an_msi_interrupts_through_its_eventfd() {
             .unwrap();
         guest.controller.set_masked(msi.gsi(), false).unwrap();
         msi.event_fd().write(1).unwrap();
-        assert_eq!(guest.next(), Event::Interrupt(0x51), "{kind}");
+        assert_eq!(guest.interrupt(), 0x51, "{kind}");
         guest
             .controller
             .set_messages(&[(msi.gsi(), vector(0x52))])
             .unwrap();
         msi.trigger().unwrap();
-        assert_eq!(guest.next(), Event::Interrupt(0x52), "{kind}");
+        assert_eq!(guest.interrupt(), 0x52, "{kind}");
         guest.expect_quiet();
     }
 }
@@ -40,7 +40,7 @@ fn a_message_sent_directly_interrupts() {
         let mut guest = Guest::new(kind, &[]);
         guest.boot();
         assert!(guest.controller.send(vector(0x53)).unwrap(), "{kind}");
-        assert_eq!(guest.next(), Event::Interrupt(0x53), "{kind}");
+        assert_eq!(guest.interrupt(), 0x53, "{kind}");
         let nobody = MsiMessage {
             address: 0xfee0_7000,
             data: 0x53,
@@ -67,7 +67,7 @@ fn what_a_mask_hides_comes_once_when_it_goes() {
         assert!(guest.controller.is_pending(gsi).unwrap(), "{kind}");
         guest.controller.set_masked(gsi, false).unwrap();
         assert!(!guest.controller.is_pending(gsi).unwrap(), "{kind}");
-        assert_eq!(guest.next(), Event::Interrupt(0x51), "{kind}");
+        assert_eq!(guest.interrupt(), 0x51, "{kind}");
         guest.expect_quiet();
         guest.controller.set_masked(gsi, true).unwrap();
         guest.controller.set_masked(gsi, false).unwrap();
@@ -88,7 +88,7 @@ fn an_unmasked_interrupt_waits_for_its_first_message() {
             .controller
             .set_messages(&[(msi.gsi(), vector(0x51))])
             .unwrap();
-        assert_eq!(guest.next(), Event::Interrupt(0x51), "{kind}");
+        assert_eq!(guest.interrupt(), 0x51, "{kind}");
     }
 }
 
@@ -113,6 +113,6 @@ fn messages_change_all_or_none() {
             .set_messages(&[(gsi, vector(0x52)), (4, vector(0x53))]);
         assert!(matches!(pin, Err(Error::NotAnMsi { gsi: 4 })));
         msi.trigger().unwrap();
-        assert_eq!(guest.next(), Event::Interrupt(0x51), "{kind}");
+        assert_eq!(guest.interrupt(), 0x51, "{kind}");
     }
 }

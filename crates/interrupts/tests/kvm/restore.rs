@@ -4,7 +4,7 @@ use strata_interrupts::{
     ChipState, ClockPolicy, ClockState, ControllerState, Error, Kind, MsiMessage,
 };
 
-use crate::guest::{Event, Guest, LEVEL, MASKED, kinds, redirect};
+use crate::guest::{Guest, LEVEL, MASKED, kinds, redirect};
 
 #[test]
 fn a_level_asserted_and_not_yet_ended_moves_along() {
@@ -13,21 +13,17 @@ fn a_level_asserted_and_not_yet_ended_moves_along() {
         let line = guest.controller.line(10).unwrap();
         guest.boot();
         line.set(true).unwrap();
-        assert_eq!(guest.next(), Event::Interrupt(0x3a), "{kind}");
+        assert_eq!(guest.interrupt(), 0x3a, "{kind}");
 
         let (mut guest, line) = guest.moved(|controller| controller.line(10).unwrap());
         line.set(true).unwrap();
-        let mut interrupts = 0;
-        while interrupts < 3 {
-            match guest.next() {
-                Event::Interrupt(0x3a) => interrupts += 1,
-                event => assert_eq!(event, Event::Eoi(0x3a), "{kind}"),
-            }
+        for _ in 0..3 {
+            assert_eq!(guest.interrupt(), 0x3a, "{kind}: still asserted");
         }
         line.set(false).unwrap();
         assert!(guest.settle() <= 1, "{kind}");
         line.set(true).unwrap();
-        assert_eq!(guest.next(), Event::Interrupt(0x3a), "{kind}");
+        assert_eq!(guest.interrupt(), 0x3a, "{kind}");
     }
 }
 
@@ -45,7 +41,7 @@ fn an_end_lost_between_two_vms_does_not_silence_the_pin() {
         ioapic.entries[10] |= remote_irr;
         guest.controller.set_state(&state).unwrap();
         line.set(true).unwrap();
-        assert_eq!(guest.next(), Event::Interrupt(0x3a));
+        assert_eq!(guest.interrupt(), 0x3a);
     }
 }
 
@@ -71,10 +67,10 @@ fn a_masked_and_pending_msi_moves_along() {
             guest.moved(|controller| [25, 31].map(|gsi| controller.msi_at(gsi).unwrap()));
         guest.expect_quiet();
         msis[1].trigger().unwrap();
-        assert_eq!(guest.next(), Event::Interrupt(0x52), "{kind}");
+        assert_eq!(guest.interrupt(), 0x52, "{kind}");
         assert!(guest.controller.is_pending(25).unwrap(), "{kind}");
         guest.controller.set_masked(25, false).unwrap();
-        assert_eq!(guest.next(), Event::Interrupt(0x51), "{kind}");
+        assert_eq!(guest.interrupt(), 0x51, "{kind}");
         guest.expect_quiet();
     }
 }
@@ -95,10 +91,10 @@ fn an_edge_behind_a_mask_moves_along() {
                 .mmio_write(address & 0xfff, &value.to_le_bytes())
                 .unwrap();
         }
-        assert_eq!(guest.next(), Event::Interrupt(0x34));
+        assert_eq!(guest.interrupt(), 0x34);
         guest.expect_quiet();
         serial.trigger().unwrap();
-        assert_eq!(guest.next(), Event::Interrupt(0x34));
+        assert_eq!(guest.interrupt(), 0x34);
     }
 }
 

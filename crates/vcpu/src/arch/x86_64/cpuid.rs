@@ -1,0 +1,12 @@
+//! What the CPUID instruction answers: computed from plain tables, without KVM.
+
+mod baseline;
+mod config;
+mod features;
+mod host_model;
+mod table;
+mod topology;
+
+pub use config::{CpuModel, CpuidConfig, CpuidTemplate};
+pub use table::{CpuidEntry, CpuidTable, Register, Vendor};
+pub use topology::Topology;

@@ -1,0 +1,30 @@
+//! The program that runs as level 1's only service: `lab-agent serve` answers the host's frames,
+//! `lab-agent probe` starts a virtual machine monitor and reports what the measured boot cost.
+
+#[allow(dead_code, reason = "the host uses the other half")]
+#[path = "../protocol.rs"]
+mod protocol;
+
+mod probe;
+mod serve;
+mod sys;
+
+use std::env;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match args.as_slice() {
+        [_, "serve"] => serve::serve(),
+        [_, "probe", marker, seconds, argv @ ..] => probe::probe(marker, seconds, argv),
+        _ => Err(std::io::Error::other("usage: lab-agent serve | probe MARKER SECONDS PROGRAM..")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lab-agent: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

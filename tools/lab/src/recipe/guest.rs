@@ -1,0 +1,68 @@
+//! Level 2: the initramfs of the stock guests.
+
+use std::fs;
+use std::process::Command;
+
+use super::{Kernel, MARKER, find_module};
+use crate::cpio::Archive;
+use crate::error::{Error, Result};
+
+/// What a guest needs to hear the power button.
+const MODULES: [&str; 2] = ["evdev", "button"];
+
+const INIT: &str = r#"#!/bin/busybox sh
+echo @MARKER@
+/bin/busybox --install -s /bin
+export PATH=/bin HOME=/root PS1='guest# '
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+for module in /modules/*; do
+    test -f $module && insmod $module
+done
+if test -e /dev/input/event0; then
+    acpid -d -e /dev/input/event0 -c /etc/acpi >/dev/null 2>&1 &
+fi
+exec setsid cttyhack sh
+"#;
+
+const POWER_BUTTON: &str = "#!/bin/sh\npoweroff -f\n";
+
+/// The initramfs of a guest: a busybox whose init prints the marker before anything else, then
+/// gives a shell on the console. With a kernel, it loads that kernel's drivers for the power
+/// button too, and powers off when it is pressed.
+pub(crate) fn initramfs(busybox: &[u8], kernel: Option<&Kernel>) -> Result<Vec<u8>> {
+    let mut archive = Archive::new();
+    for dir in ["bin", "dev", "etc", "etc/acpi", "modules", "proc", "root", "sys", "tmp"] {
+        archive.directory(dir);
+    }
+    archive
+        .device("dev/console", 5, 1)
+        .file("bin/busybox", 0o755, busybox)
+        .file("init", 0o755, INIT.replace("@MARKER@", MARKER).as_bytes());
+    if let Some(kernel) = kernel {
+        archive.directory("etc/acpi/PWRF").file(
+            "etc/acpi/PWRF/00000080",
+            0o755,
+            POWER_BUTTON.as_bytes(),
+        );
+        for (number, name) in MODULES.into_iter().enumerate() {
+            if let Some(bytes) = module(kernel, name)? {
+                archive.file(&format!("modules/{number}-{name}.ko"), 0o644, &bytes);
+            }
+        }
+    }
+    Ok(archive.finish())
+}
+
+/// The bytes of a module, unpacked; `None` if the kernel has it built in.
+fn module(kernel: &Kernel, name: &str) -> Result<Option<Vec<u8>>> {
+    let modules = kernel.dir.join("modules");
+    let found = find_module(&modules, name).map_err(Error::file("search", &modules))?;
+    let Some(path) = found else { return Ok(None) };
+    if path.extension().is_some_and(|e| e == "xz") {
+        let output = Command::new("xz").arg("-dc").arg(&path).output();
+        return Ok(Some(output.map_err(Error::file("unpack", &path))?.stdout));
+    }
+    fs::read(&path).map(Some).map_err(Error::file("read", &path))
+}

@@ -3,6 +3,7 @@
 
 use std::io::{self, Write};
 
+use strata_legacy::layout::POWER_BUTTON;
 use strata_legacy::{
     AcpiPower, Device, Error, Event, EventDevice, Rtc, Serial, SystemClock, Trigger,
 };
@@ -50,11 +51,11 @@ fn main() -> Result<(), Error> {
         print(&mut serial, &byte)?;
     }
 
-    events.raise(EventDevice::<Interrupt>::POWER_BUTTON)?;
+    events.raise(POWER_BUTTON)?;
     let mut pending = [0];
     events.read(0, &mut pending);
     let command = AcpiPower::SLEEP_ENABLE | AcpiPower::S5 << AcpiPower::SLEEP_TYPE_SHIFT;
-    if pending[0] & EventDevice::<Interrupt>::POWER_BUTTON != 0
+    if pending[0] & POWER_BUTTON != 0
         && power.write(AcpiPower::SLEEP_CONTROL, &[command])? == Some(Event::PowerOff)
     {
         print(&mut serial, b"Power off.\n")?;

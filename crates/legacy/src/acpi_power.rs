@@ -29,8 +29,6 @@ impl AcpiPowerState {
 }
 
 impl AcpiPower {
-    /// The usual first port.
-    pub const BASE: u16 = 0x600;
     /// Offset of the sleep control register.
     pub const SLEEP_CONTROL: u64 = 0;
     /// Offset of the sleep status register.

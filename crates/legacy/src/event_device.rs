@@ -29,11 +29,6 @@ impl EventDeviceState {
 }
 
 impl<T: Trigger<E = io::Error>> EventDevice<T> {
-    /// The usual port.
-    pub const BASE: u16 = 0x604;
-    /// The event of a pressed power button. The other bits are free for those who write the DSDT.
-    pub const POWER_BUTTON: u8 = 1 << 0;
-
     /// A device without events, which raises `interrupt` by an edge.
     pub fn new(interrupt: T) -> Self {
         Self {
@@ -61,7 +56,8 @@ impl<T: Trigger<E = io::Error>> EventDevice<T> {
         }
     }
 
-    /// Tells the guest of `events`, one bit for each.
+    /// Tells the guest of `events`, one bit for each, as
+    /// [`POWER_BUTTON`](crate::layout::POWER_BUTTON).
     ///
     /// # Errors
     /// [`Error::Interrupt`]; the events stay pending then.
@@ -90,6 +86,7 @@ impl<T: Trigger<E = io::Error>> Device for EventDevice<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::POWER_BUTTON;
     use crate::test_utils::CountingTrigger;
 
     type Ged = EventDevice<CountingTrigger>;
@@ -104,7 +101,7 @@ mod tests {
     fn each_event_interrupts_and_is_read_once() {
         let interrupt = CountingTrigger::default();
         let mut device = EventDevice::new(interrupt.clone());
-        device.raise(Ged::POWER_BUTTON).unwrap();
+        device.raise(POWER_BUTTON).unwrap();
         device.raise(1 << 3).unwrap();
         assert_eq!(interrupt.count(), 2);
         assert_eq!(read(&mut device), 0b1001);
@@ -116,11 +113,11 @@ mod tests {
     #[test]
     fn pending_events_interrupt_again_after_a_restore() {
         let mut device = EventDevice::new(CountingTrigger::default());
-        device.raise(Ged::POWER_BUTTON).unwrap();
+        device.raise(POWER_BUTTON).unwrap();
         let interrupt = CountingTrigger::default();
         let mut restored = EventDevice::from_state(&device.state(), interrupt.clone()).unwrap();
         assert_eq!(interrupt.count(), 1);
-        assert_eq!(read(&mut restored), Ged::POWER_BUTTON);
+        assert_eq!(read(&mut restored), POWER_BUTTON);
         EventDevice::from_state(&restored.state(), interrupt.clone()).unwrap();
         assert_eq!(interrupt.count(), 1);
     }

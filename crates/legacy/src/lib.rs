@@ -24,6 +24,7 @@ mod acpi_power;
 mod device;
 mod error;
 mod event_device;
+pub mod layout;
 mod pvpanic;
 mod reset_port;
 mod rtc;

@@ -9,11 +9,6 @@ const CRASH_LOADED: u8 = 1 << 1;
 #[derive(Debug, Default)]
 pub struct Pvpanic;
 
-impl Pvpanic {
-    /// The usual port.
-    pub const BASE: u16 = 0x505;
-}
-
 impl Device for Pvpanic {
     const PORTS: u64 = 1;
 

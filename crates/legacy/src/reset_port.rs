@@ -18,11 +18,6 @@ const STATUS: u8 = 0xfd;
 #[derive(Debug, Default)]
 pub struct ResetPort;
 
-impl ResetPort {
-    /// The port.
-    pub const BASE: u16 = 0x64;
-}
-
 impl Device for ResetPort {
     const PORTS: u64 = 1;
 

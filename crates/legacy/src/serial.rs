@@ -15,7 +15,7 @@ const MCR_LOOP: u8 = 1 << 4;
 
 /// A 16550 serial port: `vm-superio`'s, with input that knows back-pressure.
 ///
-/// What the guest sends goes to `out` byte by byte. What it should receive goes in by
+/// What the guest sends goes to `out` byte by byte, each one flushed. What it should receive goes in by
 /// [`enqueue`](Self::enqueue), which takes as much as fits: the input lives in a queue of 64 bytes,
 /// and neither side can make it longer. After `enqueue` has not taken everything, the trigger
 /// `room` fires as soon as it is worth to try again.
@@ -90,11 +90,6 @@ impl SerialState {
 }
 
 impl<T: Trigger<E = io::Error>, W: Write> Serial<T, W> {
-    /// The first port of COM1.
-    pub const COM1: u16 = 0x3f8;
-    /// The interrupt line (GSI) of COM1.
-    pub const COM1_IRQ: u32 = 4;
-
     /// A port that raises `interrupt` by an edge, asks for more input by `room` and sends to `out`.
     pub fn new(interrupt: T, room: T, out: W) -> Self {
         Self {

@@ -70,10 +70,10 @@ pub enum Error {
     },
     /// The host's kernel does not offer huge pages of that size.
     #[error(
-        "this host offers no huge pages of {}; boot its kernel with hugepagesz={}, or choose \
-         another page size",
+        "this host offers no huge pages of {}; boot its kernel with hugepagesz={}M, or \
+         choose another page size",
         MemorySize::new(.0.size()),
-        MemorySize::new(.0.size())
+        .0.size() >> 20
     )]
     HugePagesAbsent(Pages),
     /// This crate counts in pages of 4 KiB, and the host's are others.

@@ -1,5 +1,7 @@
 //! Dates of the proleptic Gregorian calendar, years 0 to 9999, and the registers that show them.
 
+use crate::layout::RTC_CENTURY;
+
 const DAY: i64 = 86_400;
 /// Days from the first of March of the year 0 to the first of January 1970.
 const EPOCH: i64 = 719_468;
@@ -18,7 +20,7 @@ const HOURS_24: u8 = 1 << 1;
 const PM: u8 = 1 << 7;
 
 /// The indices in CMOS of the registers of a [`Shown`], in its order.
-pub(super) const INDICES: [u8; 8] = [0x00, 0x02, 0x04, 0x06, 0x07, 0x08, 0x09, super::CENTURY];
+pub(super) const INDICES: [u8; 8] = [0x00, 0x02, 0x04, 0x06, 0x07, 0x08, 0x09, RTC_CENTURY];
 
 /// Second, minute, hour, weekday, day, month, year and century as the registers show them.
 pub(super) type Shown = [u8; 8];

@@ -18,7 +18,6 @@ const CONTROL_A: u8 = 0x0a;
 const CONTROL_B: u8 = 0x0b;
 const CONTROL_C: u8 = 0x0c;
 const CONTROL_D: u8 = 0x0d;
-const CENTURY: u8 = 0x32;
 
 /// Register A: an update is in progress (UIP), and the divider's bits that hold the clock.
 const UPDATING: u8 = 1 << 7;
@@ -42,7 +41,8 @@ const VALID: u8 = 1 << 7;
 /// UIP rises 244 µs before the update (MC146818 data sheet, "update cycle").
 const UPDATING_FROM: u32 = 1_000_000_000 - 244_000;
 
-/// The CMOS clock: an MC146818 with 128 bytes of memory, at two ports.
+/// The CMOS clock: an MC146818 with 128 bytes of memory, at two ports: the index, whose bit 7 masks
+/// NMIs and is not kept, and the data.
 ///
 /// It shows the time of its [`Clock`] in UTC, moved by what the guest has set. It has no interrupt
 /// and no alarm, so the machine should declare none. "Update in progress" holds for the last
@@ -67,11 +67,6 @@ pub struct Rtc<C> {
 }
 
 impl<C: Clock> Rtc<C> {
-    /// The first port: the index, whose bit 7 masks NMIs and is not kept. The next one is the data.
-    pub const BASE: u16 = 0x70;
-    /// The index of the century, for the FADT.
-    pub const CENTURY: u8 = CENTURY;
-
     /// A clock that shows the time of `clock`, with empty CMOS memory.
     pub fn new(clock: C) -> Self {
         let mut rtc = Self {

@@ -132,6 +132,14 @@ fn register_c_tells_each_second_once() {
     rig.clock.advance(Duration::from_secs(3));
     assert_eq!(rig.get(CONTROL_C), UPDATE_ENDED | INTERRUPT);
     assert_eq!(rig.get(CONTROL_C), 0);
+
+    // Neither a halted clock nor its being set is an update.
+    rig.set(CONTROL_B, HALTED | BCD_24);
+    rig.clock.advance(Duration::from_secs(1));
+    assert_eq!(rig.get(CONTROL_C), 0);
+    rig.set(0x00, 0x17);
+    rig.set(CONTROL_B, BCD_24);
+    assert_eq!(rig.get(CONTROL_C), 0);
 }
 
 #[test]

@@ -84,6 +84,8 @@ impl Irqfd {
         }
     }
 
+    /// KVM delivers a held event as it registers the eventfd, and clears the count as it
+    /// unregisters it.
     fn attach(&self, vm: &VmFd) -> Result<(), Error> {
         match &self.resample {
             Some(resample) if self.kvm_resamples => {
@@ -95,10 +97,7 @@ impl Irqfd {
             action: "register",
             gsi: self.gsi,
             source,
-        })?;
-        // KVM injects a held event when it is registered, but leaves the count, which would
-        // read as an event again at the next mask.
-        self.take().map(drop)
+        })
     }
 
     fn detach(&self, vm: &VmFd) -> Result<(), Error> {

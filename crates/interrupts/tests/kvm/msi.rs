@@ -1,5 +1,6 @@
 //! Message-signalled interrupts.
 
+use kvm_bindings::{KVM_CAP_X2APIC_API, KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap};
 use strata_interrupts::{Error, MsiMessage};
 
 use crate::guest::{Guest, kinds};
@@ -113,6 +114,50 @@ fn messages_change_all_or_none() {
             .set_messages(&[(gsi, vector(0x52)), (4, vector(0x53))]);
         assert!(matches!(pin, Err(Error::NotAnMsi { gsi: 4 })));
         msi.trigger().unwrap();
+        assert_eq!(guest.interrupt(), 0x51, "{kind}");
+    }
+}
+
+#[test]
+fn a_message_that_kvm_refuses_changes_none() {
+    for kind in kinds() {
+        let mut guest = Guest::new(kind, &[]);
+        // With wide ids the low byte of the upper address is reserved, and KVM checks it.
+        let mut wide_ids = kvm_enable_cap {
+            cap: KVM_CAP_X2APIC_API,
+            ..Default::default()
+        };
+        wide_ids.args[0] = u64::from(KVM_X2APIC_API_USE_32BIT_IDS);
+        guest.vm.enable_cap(&wide_ids).unwrap();
+        let msis = [
+            guest.controller.msi().unwrap(),
+            guest.controller.msi().unwrap(),
+        ];
+        let gsis = [msis[0].gsi(), msis[1].gsi()];
+        guest
+            .controller
+            .set_messages(&[(gsis[0], vector(0x51))])
+            .unwrap();
+        guest.controller.set_masked(gsis[0], false).unwrap();
+        guest.boot();
+        let before = guest.controller.state().unwrap();
+        let reserved = MsiMessage {
+            address: 0x1_fee0_0000,
+            data: 0x53,
+        };
+        let refused = guest
+            .controller
+            .set_messages(&[(gsis[0], vector(0x52)), (gsis[1], reserved)]);
+        assert!(
+            matches!(refused, Err(Error::SetRoutes { .. })),
+            "{kind}: {refused:?}"
+        );
+        assert_eq!(guest.controller.state().unwrap(), before, "{kind}");
+        guest
+            .controller
+            .set_messages(&[(gsis[1], vector(0x54))])
+            .unwrap();
+        msis[0].trigger().unwrap();
         assert_eq!(guest.interrupt(), 0x51, "{kind}");
     }
 }

@@ -103,10 +103,15 @@ fn saving_changes_nothing_and_going_back_drops_what_came_after() {
     for kind in kinds() {
         let guest = Guest::new(kind, &[]);
         let msi = guest.controller.msi().unwrap();
+        let edge = guest.controller.edge_pin(4).unwrap();
         let before = guest.controller.state().unwrap();
         msi.trigger().unwrap();
+        edge.trigger().unwrap();
         let after = guest.controller.state().unwrap();
         assert!(after.msis[0].pending, "{kind}");
+        if let ChipState::Split(ioapic) = &after.chips {
+            assert_eq!(ioapic.pending, 1 << 4);
+        }
         assert_eq!(guest.controller.state().unwrap(), after, "{kind}");
         guest.controller.set_state(&before).unwrap();
         assert_eq!(guest.controller.state().unwrap(), before, "{kind}");

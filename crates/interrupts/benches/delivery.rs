@@ -9,18 +9,32 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use kvm_ioctls::{Kvm, VcpuFd};
 use strata_interrupts::ioapic::Ioapic;
 use strata_interrupts::test_utils::RecordingBus;
-use strata_interrupts::{Controller, Interrupt, Kind, MsiMessage};
+use strata_interrupts::{ChipState, Controller, Interrupt, Kind, MsiMessage};
 
 const MESSAGE: MsiMessage = MsiMessage {
     address: 0xfee0_0000,
     data: 0x41,
 };
 
-/// A VM with one vCPU that never runs: interrupts end in its local APIC.
+const PIN: usize = 5;
+
+/// A VM with one vCPU that never runs: interrupts end in its local APIC, which is enabled. Pin 5
+/// is edge triggered and unmasked.
 fn machine(kind: Kind) -> (Controller, VcpuFd) {
     let vm = Arc::new(Kvm::new().unwrap().create_vm().unwrap());
     let controller = Controller::new(Arc::clone(&vm), kind).unwrap();
     let vcpu = vm.create_vcpu(0).unwrap();
+    let mut lapic = vcpu.get_lapic().unwrap();
+    const SPURIOUS_VECTOR: usize = 0xf0;
+    lapic.regs[SPURIOUS_VECTOR + 1] = 1;
+    vcpu.set_lapic(&lapic).unwrap();
+    let mut state = controller.state().unwrap();
+    match &mut state.chips {
+        ChipState::InKernel(chips) => chips.ioapic.entries[PIN] = 0x35,
+        ChipState::Split(ioapic) => ioapic.entries[PIN] = 0x35,
+    }
+    controller.set_state(&state).unwrap();
+    assert!(controller.send(MESSAGE).unwrap());
     (controller, vcpu)
 }
 
@@ -41,7 +55,7 @@ fn trigger(c: &mut Criterion) {
     });
     for kind in [Kind::InKernel, Kind::Split] {
         let (controller, _vcpu) = machine(kind);
-        let line = controller.line(5).unwrap();
+        let line = controller.line(PIN as u32).unwrap();
         group.bench_function(BenchmarkId::new("line up and down", kind), |b| {
             b.iter(|| {
                 line.set(true).unwrap();

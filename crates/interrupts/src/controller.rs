@@ -8,7 +8,6 @@ use kvm_ioctls::{Cap, VmFd};
 use crate::arch::{self, Chips};
 use crate::gsi::GsiTable;
 use crate::handle::{Interrupt, IrqLine};
-use crate::ioapic::IOAPIC_SIZE;
 use crate::irqfd::{self, Irqfd};
 use crate::msi::signal_msi;
 use crate::{ControllerState, Error, MsiMessage};
@@ -213,10 +212,7 @@ impl Controller {
     /// Guest-physical base and bytes of the register window whose accesses belong to
     /// [`Controller::mmio_read`] and [`Controller::mmio_write`]; `None` where KVM serves them.
     pub fn mmio_window(&self) -> Option<(u64, u64)> {
-        match self.shared.kind {
-            Kind::InKernel => None,
-            Kind::Split => Some((arch::IOAPIC_BASE, IOAPIC_SIZE)),
-        }
+        arch::mmio_window(self.shared.kind)
     }
 
     /// The guest reads at `offset` of the register window, in any width.

@@ -12,15 +12,20 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, VmFd};
 
 use crate::gsi::GsiTable;
-use crate::ioapic::{self, Ioapic, IoapicBus, IoapicState, PinRoute};
+use crate::ioapic::{self, IOAPIC_BASE, IOAPIC_SIZE, Ioapic, IoapicBus, IoapicState, PinRoute};
 use crate::msi::signal_msi;
 use crate::{Error, Kind, MsiMessage};
 
 /// Pins of the IOAPIC; GSI N is pin N.
 pub(crate) const PINS: u32 = ioapic::PINS as u32;
 
-/// Guest-physical address of the IOAPIC, which KVM's own has too.
-pub(crate) const IOAPIC_BASE: u64 = 0xfec0_0000;
+/// Guest-physical base and bytes of the registers that the userspace part serves, if any.
+pub(crate) const fn mmio_window(kind: Kind) -> Option<(u64, u64)> {
+    match kind {
+        Kind::InKernel => None,
+        Kind::Split => Some((IOAPIC_BASE, IOAPIC_SIZE)),
+    }
+}
 
 /// Where a GSI leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

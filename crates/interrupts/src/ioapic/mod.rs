@@ -20,6 +20,9 @@ use entry::Entry;
 /// Pins of an IOAPIC.
 pub const PINS: usize = 24;
 
+/// Guest-physical address of the first IOAPIC of a PC, which KVM's own has too.
+pub const IOAPIC_BASE: u64 = 0xfec0_0000;
+
 /// Bytes that an IOAPIC decodes from its base address.
 pub const IOAPIC_SIZE: u64 = 0x1000;
 

@@ -9,9 +9,8 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VmFd;
 
-use super::IOAPIC_BASE;
 use crate::Error;
-use crate::ioapic::PINS;
+use crate::ioapic::{IOAPIC_BASE, PINS};
 
 /// The in-kernel chips. Every field is untrusted until a controller has taken it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -112,12 +112,9 @@ fn accesses_where_no_memory_is_reach_the_handler() {
 fn a_read_that_nobody_answers_returns_ones() {
     let vm = TestVm::new(Irqchip::None);
     let code = [
-        0x31,
-        0xc0, // xor eax, eax
-        0xe5,
-        Recorder::EMPTY_PORT as u8, // in eax, EMPTY_PORT
-        0xe7,
-        0x11, // out 0x11, eax
+        0x31, 0xc0, // xor eax, eax
+        0xe5, 0xf7, // in eax, EMPTY_PORT
+        0xe7, 0x11, // out 0x11, eax
         0xf4, // hlt
     ];
     let (_, recorder) = run(&vm, &Mode::Protected, &code);
@@ -187,59 +184,23 @@ fn wild_accesses_are_served_and_end_with_the_guest() {
     let vm = TestVm::new(Irqchip::Kernel);
     // Reads and writes 2000 pseudo-random ports and addresses above 256 MiB.
     let code = [
-        0xbf,
-        0xd0,
-        0x07,
-        0x00,
-        0x00, // mov edi, 2000
-        0xbb,
-        0x39,
-        0x30,
-        0x00,
-        0x00, // mov ebx, 12345
+        0xbf, 0xd0, 0x07, 0x00, 0x00, // mov edi, 2000
+        0xbb, 0x39, 0x30, 0x00, 0x00, // mov ebx, 12345
         // next:
-        0x69,
-        0xdb,
-        0x6d,
-        0x4e,
-        0xc6,
-        0x41, // imul ebx, ebx, 0x41c64e6d
-        0x81,
-        0xc3,
-        0x39,
-        0x30,
-        0x00,
-        0x00, // add ebx, 0x3039
-        0x89,
-        0xde, // mov esi, ebx
-        0x81,
-        0xce,
-        0x00,
-        0x00,
-        0x00,
-        0x10, // or esi, 0x10000000
-        0x81,
-        0xe6,
-        0xff,
-        0xff,
-        0xff,
-        0x7f, // and esi, 0x7fffffff
-        0x89,
-        0x1e, // mov [esi], ebx
-        0x03,
-        0x06, // add eax, [esi]
-        0x89,
-        0xda, // mov edx, ebx
-        0x80,
-        0xce,
-        0x80, // or dh, 0x80
+        0x69, 0xdb, 0x6d, 0x4e, 0xc6, 0x41, // imul ebx, ebx, 0x41c64e6d
+        0x81, 0xc3, 0x39, 0x30, 0x00, 0x00, // add ebx, 0x3039
+        0x89, 0xde, // mov esi, ebx
+        0x81, 0xce, 0x00, 0x00, 0x00, 0x10, // or esi, 0x10000000
+        0x81, 0xe6, 0xff, 0xff, 0xff, 0x7f, // and esi, 0x7fffffff
+        0x89, 0x1e, // mov [esi], ebx
+        0x03, 0x06, // add eax, [esi]
+        0x89, 0xda, // mov edx, ebx
+        0x80, 0xce, 0x80, // or dh, 0x80
         0xed, // in eax, dx
         0xef, // out dx, eax
         0x4f, // dec edi
-        0x75,
-        0xd8, // jnz next
-        0xe6,
-        Recorder::SHUTDOWN_PORT as u8, // out SHUTDOWN_PORT, al
+        0x75, 0xd8, // jnz next
+        0xe6, 0xf4, // out SHUTDOWN_PORT, al
     ];
     let (reason, recorder) = run(&vm, &Mode::Protected, &code);
     assert_eq!(reason, ExitReason::Shutdown);

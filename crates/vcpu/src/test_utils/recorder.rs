@@ -21,6 +21,7 @@ pub enum Access {
 pub struct Recorder {
     ram: Arc<Ram>,
     accesses: Mutex<Vec<Access>>,
+    ends: Mutex<Vec<(u32, ExitReason)>>,
     changed: Condvar,
     count: AtomicU64,
 }
@@ -43,6 +44,7 @@ impl Recorder {
         Self {
             ram,
             accesses: Mutex::default(),
+            ends: Mutex::default(),
             changed: Condvar::new(),
             count: AtomicU64::new(0),
         }
@@ -58,18 +60,30 @@ impl Recorder {
         self.count.load(Ordering::Relaxed)
     }
 
+    /// The vCPUs that have ended, and why.
+    pub fn ends(&self) -> Vec<(u32, ExitReason)> {
+        self.ends
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
     /// Waits until `access` has happened.
     ///
     /// # Panics
     ///
-    /// When it has not after 20 seconds.
+    /// When it has not after 20 seconds, or can not any more because a vCPU has ended.
     pub fn wait_for(&self, access: &Access) {
-        let missing = |all: &mut Vec<Access>| !all.contains(access);
-        let (all, timeout) = self
+        let waits = |all: &mut Vec<Access>| !all.contains(access) && self.ends().is_empty();
+        let (all, _) = self
             .changed
-            .wait_timeout_while(self.lock(), Self::PATIENCE, missing)
+            .wait_timeout_while(self.lock(), Self::PATIENCE, waits)
             .unwrap_or_else(PoisonError::into_inner);
-        assert!(!timeout.timed_out(), "no {access:?} among {all:?}");
+        assert!(
+            all.contains(access),
+            "no {access:?} among {all:?}; ended: {:?}",
+            self.ends()
+        );
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Access>> {
@@ -136,7 +150,12 @@ impl ExitHandler for Recorder {
         self.ram.read(gpa, out)
     }
 
-    fn ended(&self, _vcpu: u32, _reason: &ExitReason) {
+    fn ended(&self, vcpu: u32, reason: &ExitReason) {
+        let _waiters = self.lock();
+        self.ends
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((vcpu, reason.clone()));
         self.changed.notify_all();
     }
 }

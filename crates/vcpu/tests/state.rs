@@ -78,7 +78,7 @@ fn a_computation_in_general_registers_survives_moves() {
 
 #[test]
 fn a_computation_in_vector_registers_survives_moves() {
-    const ROUNDS: u32 = 200_000_000;
+    const ROUNDS: u32 = 50_000_000;
     let [a, b, c, d] = ROUNDS.to_le_bytes();
     let code = [
         0xb8, 0x78, 0x56, 0x34, 0x12, // mov eax, 0x12345678

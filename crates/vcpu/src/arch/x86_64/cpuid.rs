@@ -5,6 +5,8 @@ mod config;
 mod features;
 mod host_model;
 mod table;
+#[cfg(test)]
+mod tests;
 mod topology;
 
 pub use config::{CpuModel, CpuidConfig, CpuidTemplate};

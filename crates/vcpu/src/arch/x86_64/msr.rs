@@ -29,11 +29,12 @@ pub struct MsrEntry {
     pub value: u64,
 }
 
-/// What firmware would leave behind: fast strings on, and all memory write-back by default.
+/// What firmware would leave behind: fast strings on, no branch trace store and no PEBS (SDM
+/// volume 4, table 2-2), and all memory write-back by default.
 const BOOT_MSRS: [MsrEntry; 2] = [
     MsrEntry {
         index: IA32_MISC_ENABLE,
-        value: 1,
+        value: 1 | 1 << 11 | 1 << 12,
     },
     MsrEntry {
         index: IA32_MTRR_DEF_TYPE,

@@ -58,8 +58,6 @@ pub struct CpuidConfig {
     pub pmu: bool,
     /// Offer VMX or SVM ([`CpuModel::Host`] only).
     pub nested: bool,
-    /// Offer MONITOR and MWAIT ([`CpuModel::Host`] only): for VMs whose MWAIT does not exit.
-    pub mwait: bool,
     /// Offer MTRRs. Without them a Linux guest starts with some 50 exits less, and maps device
     /// memory uncached where it would combine writes: leave them off only for guests without
     /// passed-through devices.
@@ -75,7 +73,6 @@ impl CpuidConfig {
             tsc_khz: None,
             pmu: false,
             nested: false,
-            mwait: false,
             mtrr: true,
         }
     }
@@ -99,7 +96,7 @@ impl CpuidConfig {
         table.set(OSXSAVE, false);
         self.topology.apply(&mut table);
         self.add_frequencies(&mut table);
-        // The table of a vCPU ends as the template does, so that leaf 0xB counts.
+        // Leaf 0xB is each vCPU's own, and counts when the largest leaf is determined.
         self.topology.apply_to_vcpu(&mut table, 0);
         trim(&mut table);
         Ok(CpuidTemplate {
@@ -138,13 +135,16 @@ fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
+/// AMD's leaf of APIC and core id, which is zero for the first vCPU only.
+const EXTENDED_APIC_ID: u32 = 0x8000_001e;
+
 /// Drops leaves that say nothing and lets the largest leaf of each range be the last that says
 /// something: guests ask for all leaves up to it, and each question is an exit.
 fn trim(table: &mut CpuidTable) {
     const RANGES: [u32; 3] = [0, 0x4000_0000, 0x8000_0000];
     table
         .entries
-        .retain(|e| !e.is_zero() || RANGES.contains(&e.function));
+        .retain(|e| !e.is_zero() || RANGES.contains(&e.function) || e.function == EXTENDED_APIC_ID);
     for first in RANGES {
         let in_range = |e: &&CpuidEntry| e.function & 0xffff_0000 == first;
         let last = table

@@ -15,6 +15,7 @@ const TRACING: &str = "/sys/kernel/tracing";
 const COUNTERS: &str = "/sys/kernel/debug/kvm";
 const EXEC: &str = "events/sched/sched_process_exec";
 const ENTRY: &str = "events/kvm/kvm_entry";
+const EXIT: &str = "events/kvm/kvm_exit";
 
 /// The monitor's own messages go here.
 const STDERR: &str = "/tmp/vmm.stderr";
@@ -64,20 +65,20 @@ fn set(file: &str, value: &str) -> io::Result<()> {
         .map_err(|e| io::Error::other(format!("cannot write {value:?} to tracefs' {file}: {e}")))
 }
 
-/// Records the monitor's exec and the first guest entry only: the event that disables itself
-/// leaves the rest of the boot nearly undisturbed. The file takes the marker's own entry.
+/// Records the monitor's exec and the first guest entry only: what the first exit disables leaves
+/// the rest of the boot nearly undisturbed. The file takes the marker's own entry.
 fn arm(program: &str) -> io::Result<File> {
     set("tracing_on", "0")?;
     set("trace", "")?;
     set("trace_clock", "mono")?;
     set(&format!("{EXEC}/filter"), &format!("filename == \"{program}\""))?;
     set(&format!("{EXEC}/enable"), "1")?;
-    let trigger = format!("{ENTRY}/trigger");
     // Not there before the first run.
-    let _ = set(&trigger, "!disable_event:kvm:kvm_entry:1");
+    let _ = set(&format!("{EXIT}/trigger"), "!disable_event:kvm:kvm_entry:1");
+    // A trigger that is set before the event is enabled would leave it disabled.
     set(&format!("{ENTRY}/enable"), "0")?;
-    set(&trigger, "disable_event:kvm:kvm_entry:1")?;
     set(&format!("{ENTRY}/enable"), "1")?;
+    set(&format!("{EXIT}/trigger"), "disable_event:kvm:kvm_entry:1")?;
     set("tracing_on", "1")?;
     File::options().write(true).open(Path::new(TRACING).join("trace_marker"))
 }

@@ -97,7 +97,7 @@ impl Boot {
             println!("{}", Value::Object(object));
         } else {
             for (_, words, value) in table {
-                println!("{value:>12}  {words}");
+                println!("{:>12}  {words}", value.to_string());
             }
         }
         Ok(ExitCode::SUCCESS)

@@ -1,7 +1,10 @@
 //! Level 2: the initramfs of the stock guests.
 
 use std::fs;
-use std::process::Command;
+use std::io::Write;
+use std::panic::resume_unwind;
+use std::process::{Command, Stdio};
+use std::thread;
 
 use super::{Kernel, MARKER, find_module};
 use crate::cpio::Archive;
@@ -52,7 +55,29 @@ pub(crate) fn initramfs(busybox: &[u8], kernel: Option<&Kernel>) -> Result<Vec<u
             }
         }
     }
-    Ok(archive.finish())
+    gzip(&archive.finish())
+}
+
+/// Packs an archive as distributions do: what others' boots were measured with.
+fn gzip(archive: &[u8]) -> Result<Vec<u8>> {
+    let failed = || Error::file("run", "gzip");
+    let mut gzip = Command::new("gzip")
+        .args(["-9", "-n"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(failed())?;
+    let input = gzip.stdin.take();
+    thread::scope(|scope| {
+        // Its output must be read meanwhile, or both would wait for each other.
+        let feeder = scope.spawn(|| input.map_or(Ok(()), |mut input| input.write_all(archive)));
+        let output = gzip.wait_with_output().map_err(failed())?;
+        match feeder.join() {
+            Ok(fed) => fed.map_err(failed())?,
+            Err(panic) => resume_unwind(panic),
+        }
+        Ok(output.stdout)
+    })
 }
 
 /// The bytes of a module, unpacked; `None` if the kernel has it built in.

@@ -17,9 +17,28 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The agent uses nothing but std, so the compiler alone builds it. Cargo would not: a library
     // can not depend on another package's program.
     let status = Command::new(env::var("RUSTC")?)
-        .args(["--crate-name", "lab_agent", "--edition", "2024", "--crate-type", "bin"])
-        .args(["-C", "opt-level=2", "-C", "panic=abort", "-C", "strip=symbols"])
-        .args(["-C", "target-feature=+crt-static", "-C", "relocation-model=static"])
+        .args([
+            "--crate-name",
+            "lab_agent",
+            "--edition",
+            "2024",
+            "--crate-type",
+            "bin",
+        ])
+        .args([
+            "-C",
+            "opt-level=2",
+            "-C",
+            "panic=abort",
+            "-C",
+            "strip=symbols",
+        ])
+        .args([
+            "-C",
+            "target-feature=+crt-static",
+            "-C",
+            "relocation-model=static",
+        ])
         .args(["--target", &env::var("TARGET")?])
         .arg("-o")
         .arg(out.join("lab-agent"))

@@ -10,7 +10,10 @@ const QUOTED: usize = 1000;
 /// Runs a program and gives its standard output. One that fails is an [`Error::Command`].
 pub(crate) fn checked(command: &mut Command) -> Result<String> {
     let text = format!("{command:?}").replace('"', "");
-    let failed = |output| Error::Command { command: text.clone(), output };
+    let failed = |output| Error::Command {
+        command: text.clone(),
+        output,
+    };
     let output = command
         .stdin(Stdio::null())
         .output()

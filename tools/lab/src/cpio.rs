@@ -102,14 +102,22 @@ mod tests {
     fn cpio_reads_it_back() {
         let dir = tempfile::tempdir().unwrap();
         let mut archive = Archive::new();
-        archive.directory("etc").file("etc/x", 0o640, b"one\n").link("y", "etc/x");
+        archive
+            .directory("etc")
+            .file("etc/x", 0o640, b"one\n")
+            .link("y", "etc/x");
         let mut child = Command::new("cpio")
             .args(["-i", "--quiet"])
             .current_dir(dir.path())
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
-        child.stdin.take().unwrap().write_all(&archive.finish()).unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(&archive.finish())
+            .unwrap();
         assert!(child.wait().unwrap().success());
         assert_eq!(std::fs::read(dir.path().join("y")).unwrap(), b"one\n");
     }

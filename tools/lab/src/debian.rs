@@ -25,8 +25,11 @@ pub(crate) const BUSYBOX: &str = "/bin/busybox";
 
 /// The packages that the lab needs and this host lacks.
 pub fn missing_packages() -> Vec<&'static str> {
-    let mut packages: Vec<_> =
-        NEEDS.into_iter().filter(|(program, _)| !exists(program)).map(|(_, p)| p).collect();
+    let mut packages: Vec<_> = NEEDS
+        .into_iter()
+        .filter(|(program, _)| !exists(program))
+        .map(|(_, p)| p)
+        .collect();
     if !Path::new("/usr/share/seabios/bios-256k.bin").exists() {
         packages.push("seabios");
     }
@@ -68,7 +71,10 @@ pub fn install_missing(scratch: &Path, progress: fn(&str)) -> Result<()> {
         let mut install = apt_get(&["install", "-y", "--no-install-recommends", "--no-remove"]);
         checked(install.args(&options).args(&packages)).map(drop)
     } else {
-        Err(Error::WouldRemove { packages: packages.join(" "), removed: still.join(" ") })
+        Err(Error::WouldRemove {
+            packages: packages.join(" "),
+            removed: still.join(" "),
+        })
     };
     let _ = fs::remove_dir_all(scratch);
     done
@@ -77,19 +83,29 @@ pub fn install_missing(scratch: &Path, progress: fn(&str)) -> Result<()> {
 /// What installing would remove.
 fn removals(options: &[String], packages: &[&str]) -> Result<Vec<String>> {
     let mut simulate = Command::new("apt-get");
-    simulate.args(["install", "-s", "--no-install-recommends"]).args(options).args(packages);
+    simulate
+        .args(["install", "-s", "--no-install-recommends"])
+        .args(options)
+        .args(packages);
     Ok(removed(&checked(&mut simulate)?))
 }
 
 fn removed(simulation: &str) -> Vec<String> {
-    let names = simulation.lines().filter_map(|line| line.strip_prefix("Remv "));
-    names.filter_map(|rest| rest.split_whitespace().next()).map(String::from).collect()
+    let names = simulation
+        .lines()
+        .filter_map(|line| line.strip_prefix("Remv "));
+    names
+        .filter_map(|rest| rest.split_whitespace().next())
+        .map(String::from)
+        .collect()
 }
 
 fn apt_get(args: &[&str]) -> Command {
     let root = checked(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0");
     let mut command = Command::new(if root { "env" } else { "sudo" });
-    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(args);
+    command
+        .args(["DEBIAN_FRONTEND=noninteractive", "apt-get"])
+        .args(args);
     command
 }
 
@@ -103,13 +119,19 @@ fn backports(scratch: &Path, progress: fn(&str)) -> Result<Vec<String>> {
         "Created-By: Packages",
     ]))?;
     let os = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let codename = os.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    let codename = os
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="));
     let codename = codename.unwrap_or_default();
     let site = main_archive(&targets, codename).ok_or_else(|| {
-        Error::Usage(format!("apt knows no archive of Debian {codename:?}: configure one"))
+        Error::Usage(format!(
+            "apt knows no archive of Debian {codename:?}: configure one"
+        ))
     })?;
     let suite = format!("{codename}-backports");
-    progress(&format!("the plain packages would remove others: trying {suite} of {site}"));
+    progress(&format!(
+        "the plain packages would remove others: trying {suite} of {site}"
+    ));
     let (list, lists) = (scratch.join("sources.list"), scratch.join("lists"));
     let partial = lists.join("partial");
     fs::create_dir_all(&partial).map_err(Error::file("create", &partial))?;
@@ -144,9 +166,15 @@ pub(crate) fn fetch_kernel(
     progress: fn(&str),
 ) -> Result<Kernel> {
     let package = newest_package(series)?;
-    let release = package.trim_start_matches("linux-image-").trim_end_matches("-unsigned");
+    let release = package
+        .trim_start_matches("linux-image-")
+        .trim_end_matches("-unsigned");
     let dir = kernels.join(release);
-    let kernel = Kernel { series, release: release.to_string(), dir: dir.clone() };
+    let kernel = Kernel {
+        series,
+        release: release.to_string(),
+        dir: dir.clone(),
+    };
     if dir.exists() {
         return Ok(kernel);
     }
@@ -155,17 +183,23 @@ pub(crate) fn fetch_kernel(
     let _ = fs::remove_dir_all(&work);
     fs::create_dir_all(&work).map_err(Error::file("create", &work))?;
     let download = |package: &str| {
-        checked(Command::new("apt-get").args(["download", package]).current_dir(&work))
+        checked(
+            Command::new("apt-get")
+                .args(["download", package])
+                .current_dir(&work),
+        )
     };
     download(&package).or_else(|_| download(&format!("{package}-unsigned")))?;
     let deb = only_file(&work)?;
     checked(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&work))?;
-    let rename = |from: PathBuf, to: PathBuf| {
-        fs::rename(&from, &to).map_err(Error::file("rename", &from))
-    };
+    let rename =
+        |from: PathBuf, to: PathBuf| fs::rename(&from, &to).map_err(Error::file("rename", &from));
     let unpacked = work.join("image");
     fs::create_dir(&unpacked).map_err(Error::file("create", &unpacked))?;
-    rename(work.join("boot").join(format!("vmlinuz-{release}")), unpacked.join("bzImage"))?;
+    rename(
+        work.join("boot").join(format!("vmlinuz-{release}")),
+        unpacked.join("bzImage"),
+    )?;
     let lib = ["lib/modules", "usr/lib/modules"].map(|lib| work.join(lib).join(release));
     let lib = lib.iter().find(|lib| lib.exists()).unwrap_or(&lib[0]);
     rename(lib.clone(), unpacked.join("modules"))?;
@@ -179,21 +213,30 @@ fn only_file(dir: &Path) -> Result<PathBuf> {
     let mut entries = fs::read_dir(dir).map_err(Error::file("list", dir))?;
     match entries.next() {
         Some(entry) => Ok(entry.map_err(Error::file("list", dir))?.path()),
-        None => Err(Error::file("find a package in", dir)(std::io::ErrorKind::NotFound.into())),
+        None => Err(Error::file("find a package in", dir)(
+            std::io::ErrorKind::NotFound.into(),
+        )),
     }
 }
 
 /// The versioned package that a meta package of the series depends on.
 fn newest_package(series: &str) -> Result<String> {
-    let metas = [format!("linux-image-{series}-cloud-amd64"), "linux-image-cloud-amd64".into()];
+    let metas = [
+        format!("linux-image-{series}-cloud-amd64"),
+        "linux-image-cloud-amd64".into(),
+    ];
     for meta in &metas {
         // A meta package that does not exist is not an error here.
-        let depends = checked(Command::new("apt-cache").args(["depends", meta])).unwrap_or_default();
+        let depends =
+            checked(Command::new("apt-cache").args(["depends", meta])).unwrap_or_default();
         if let Some(package) = dependency(&depends, series) {
             return Ok(package.to_string());
         }
     }
-    Err(Error::NoKernel { series: series.to_string(), meta: metas.join(" and ") })
+    Err(Error::NoKernel {
+        series: series.to_string(),
+        meta: metas.join(" and "),
+    })
 }
 
 fn dependency<'a>(depends: &'a str, series: &str) -> Option<&'a str> {
@@ -230,6 +273,9 @@ mod tests {
     fn a_series_takes_no_other_series() {
         let depends = "linux-image-cloud-amd64\n  Depends: linux-image-6.12.1-cloud-amd64\n";
         assert_eq!(dependency(depends, "6.1"), None);
-        assert_eq!(dependency(depends, "6.12"), Some("linux-image-6.12.1-cloud-amd64"));
+        assert_eq!(
+            dependency(depends, "6.12"),
+            Some("linux-image-6.12.1-cloud-amd64")
+        );
     }
 }

@@ -128,15 +128,26 @@ pub enum Error {
 
 impl Error {
     /// For `map_err`: a failed file operation.
-    pub(crate) fn file(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn file(
+        action: &'static str,
+        path: impl AsRef<Path>,
+    ) -> impl FnOnce(io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
-        move |source| Self::File { action, path, source }
+        move |source| Self::File {
+            action,
+            path,
+            source,
+        }
     }
 }
 
 /// The last `limit` bytes of a text, from the start of a line where one is found.
 pub(crate) fn tail(bytes: &[u8], limit: usize) -> String {
     let text = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(limit)..]);
-    let from = if bytes.len() > limit { text.find('\n').map_or(0, |n| n + 1) } else { 0 };
+    let from = if bytes.len() > limit {
+        text.find('\n').map_or(0, |n| n + 1)
+    } else {
+        0
+    };
     text[from..].trim().to_string()
 }

@@ -18,7 +18,10 @@ const PACKERS: [(&[u8], &str); 4] = [
 /// Unpacks the ELF kernel of the bzImage `from` to the file `to`.
 pub fn unpack(from: &Path, to: &Path) -> Result<()> {
     let image = fs::read(from).map_err(Error::file("read", from))?;
-    let wrong = |reason| Error::Kernel { path: from.to_path_buf(), reason };
+    let wrong = |reason| Error::Kernel {
+        path: from.to_path_buf(),
+        reason,
+    };
     let payload = payload(&image).map_err(wrong)?;
     let packer = PACKERS.iter().find(|(magic, _)| payload.starts_with(magic));
     let (_, program) = packer.ok_or(wrong("it is packed in an unknown way"))?;
@@ -31,12 +34,18 @@ pub fn unpack(from: &Path, to: &Path) -> Result<()> {
         .spawn()
         .map_err(Error::file("start", program))?;
     if let Some(mut input) = child.stdin.take() {
-        input.write_all(payload).map_err(Error::file("feed", program))?;
+        input
+            .write_all(payload)
+            .map_err(Error::file("feed", program))?;
     }
     child.wait().map_err(Error::file("wait for", program))?;
     // The program's own verdict says little: the payload may end with bytes that are not its own.
     let kernel = fs::read(to).map_err(Error::file("read", to))?;
-    if kernel.starts_with(b"\x7fELF") { Ok(()) } else { Err(wrong("no ELF file came out")) }
+    if kernel.starts_with(b"\x7fELF") {
+        Ok(())
+    } else {
+        Err(wrong("no ELF file came out"))
+    }
 }
 
 /// The packed kernel within the image, without the length that the build appends to it.
@@ -53,10 +62,18 @@ fn payload(image: &[u8]) -> std::result::Result<&[u8], &'static str> {
         sectors => usize::from(sectors),
     };
     let setup = (sectors + 1) * 512;
-    let (offset, length) = number(0x248).zip(number(0x24c)).ok_or("its header is cut off")?;
-    let start = setup.checked_add(offset).ok_or("its payload lies nowhere")?;
-    let end = start.checked_add(length).ok_or("its payload lies nowhere")?;
-    image.get(start..end.saturating_sub(4)).ok_or("its payload is cut off")
+    let (offset, length) = number(0x248)
+        .zip(number(0x24c))
+        .ok_or("its header is cut off")?;
+    let start = setup
+        .checked_add(offset)
+        .ok_or("its payload lies nowhere")?;
+    let end = start
+        .checked_add(length)
+        .ok_or("its payload lies nowhere")?;
+    image
+        .get(start..end.saturating_sub(4))
+        .ok_or("its payload is cut off")
 }
 
 #[cfg(test)]

@@ -42,7 +42,10 @@ impl Lab {
     pub fn build(progress: fn(&str)) -> Result<Self> {
         let lab = Self::prepare(progress, true)?;
         for icount in [false, true] {
-            lab.state(&Config { icount, ..Config::default() })?;
+            lab.state(&Config {
+                icount,
+                ..Config::default()
+            })?;
         }
         Ok(lab)
     }
@@ -60,7 +63,9 @@ impl Lab {
     pub fn cache() -> PathBuf {
         let home = || PathBuf::from(env::var_os("HOME").unwrap_or_else(|| "/root".into()));
         let cache = env::var_os("XDG_CACHE_HOME").filter(|dir| Path::new(dir).is_absolute());
-        cache.map_or_else(|| home().join(".cache"), PathBuf::from).join("strata-lab")
+        cache
+            .map_or_else(|| home().join(".cache"), PathBuf::from)
+            .join("strata-lab")
     }
 
     /// The kernels that level 1 has, by series.
@@ -87,8 +92,15 @@ impl Lab {
         let busybox = fs::read(BUSYBOX).map_err(Error::file("read", BUSYBOX))?;
         let version = checked(Command::new("qemu-system-x86_64").arg("--version"))?;
         let releases: Vec<_> = kernels.iter().map(|k| k.release.as_str()).collect();
-        let base = cache.join(format!("base-{}", key(&version, &host_cpu(), &releases, &busybox)));
-        let lab = Self { base, kernels, progress };
+        let base = cache.join(format!(
+            "base-{}",
+            key(&version, &host_cpu(), &releases, &busybox)
+        ));
+        let lab = Self {
+            base,
+            kernels,
+            progress,
+        };
         if !lab.base.exists() {
             lab.build_base(&busybox)?;
             prune(&cache, &lab.base)?;
@@ -122,7 +134,10 @@ impl Lab {
         }
         let _lock = lock(&path.with_extension("lock"), self.progress)?;
         if !path.exists() {
-            (self.progress)(&format!("booting level 1 once to save it ({})", config.state_name()));
+            (self.progress)(&format!(
+                "booting level 1 once to save it ({})",
+                config.state_name()
+            ));
             let partial = path.with_extension(process::id().to_string());
             Machine::boot_and_save(&self.base, config, &partial)?;
             fs::rename(&partial, &path).map_err(Error::file("rename", &partial))?;
@@ -141,7 +156,10 @@ fn key(qemu: &str, cpu: &str, releases: &[&str], busybox: &[u8]) -> String {
 /// The kind of the host's CPU: a saved level 1 has calibrated its clock by the host's TSC.
 fn host_cpu() -> String {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    cpus.lines().find(|line| line.starts_with("model name")).unwrap_or_default().to_string()
+    cpus.lines()
+        .find(|line| line.starts_with("model name"))
+        .unwrap_or_default()
+        .to_string()
 }
 
 /// Waits for a lock that the kernel releases when its holder ends, however it ends.
@@ -184,7 +202,9 @@ fn prune(cache: &Path, keep: &Path) -> Result<()> {
             continue;
         }
         let used = fs::metadata(path.join("used")).and_then(|m| m.modified());
-        let age = used.ok().and_then(|t| SystemTime::now().duration_since(t).ok());
+        let age = used
+            .ok()
+            .and_then(|t| SystemTime::now().duration_since(t).ok());
         if age.is_none_or(|age| age > KEPT) {
             fs::remove_dir_all(&path).map_err(Error::file("remove", &path))?;
         }

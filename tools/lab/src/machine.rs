@@ -55,7 +55,11 @@ impl Machine {
     /// Starts the level 1 of `base` from `state`.
     pub(crate) fn restore(base: &Path, config: &Config, state: &Path) -> Result<Self> {
         let quoted = state.display().to_string().replace('\'', r"'\''");
-        let mut machine = Self::start(base, config, &["-incoming", &format!("exec:cat '{quoted}'")])?;
+        let mut machine = Self::start(
+            base,
+            config,
+            &["-incoming", &format!("exec:cat '{quoted}'")],
+        )?;
         machine.control(|qmp| {
             // "paused" is how the machine was saved.
             qmp.wait("query-status", MIGRATION_LIMIT, |r| r["status"] == "paused")?;
@@ -83,8 +87,13 @@ impl Machine {
         let quoted = state.display().to_string().replace('\'', r"'\''");
         machine.control(|qmp| {
             qmp.call("stop", Value::Null)?;
-            qmp.call("migrate", json!({ "uri": format!("exec:cat > '{quoted}'") }))?;
-            qmp.wait("query-migrate", MIGRATION_LIMIT, |r| r["status"] == "completed")
+            qmp.call(
+                "migrate",
+                json!({ "uri": format!("exec:cat > '{quoted}'") }),
+            )?;
+            qmp.wait("query-migrate", MIGRATION_LIMIT, |r| {
+                r["status"] == "completed"
+            })
         })
     }
 
@@ -120,7 +129,12 @@ impl Machine {
             collect(stderr, Arc::clone(&console));
         }
         let port = Port::new(port)?;
-        let mut machine = Self { qemu, qmp: None, port, console };
+        let mut machine = Self {
+            qemu,
+            qmp: None,
+            port,
+            console,
+        };
         match Qmp::new(qmp) {
             Ok(qmp) => machine.qmp = Some(qmp),
             Err(_) => return Err(machine.lost("could not be started")),
@@ -146,12 +160,17 @@ impl Machine {
     fn lost(&self, state: &'static str) -> Error {
         // The console's reader may still have a line to take.
         thread::sleep(Duration::from_millis(50));
-        Error::Level1 { state, console: self.console_tail() }
+        Error::Level1 {
+            state,
+            console: self.console_tail(),
+        }
     }
 
     /// The end of level 1's own console and of QEMU's messages.
     pub fn console_tail(&self) -> String {
-        self.console.lock().map_or_else(|_| String::new(), |console| tail(&console, 4000))
+        self.console
+            .lock()
+            .map_or_else(|_| String::new(), |console| tail(&console, 4000))
     }
 
     /// Starts a program of level 1, on a terminal of its own if rows and columns are given.

@@ -108,8 +108,14 @@ impl Boot {
 
     /// A level 1 that the guest fits in.
     fn level1(&self) -> Config {
-        let memory_mib = (self.memory_mib.saturating_add(768)).next_power_of_two().max(1024);
-        Config { memory_mib, icount: self.icount, ..Config::default() }
+        let memory_mib = (self.memory_mib.saturating_add(768))
+            .next_power_of_two()
+            .max(1024);
+        Config {
+            memory_mib,
+            icount: self.icount,
+            ..Config::default()
+        }
     }
 
     fn values(&self, files: &mut Vec<Upload>) -> Result<Vec<(&'static str, String)>> {
@@ -120,7 +126,11 @@ impl Boot {
             let path = place(Path::new(&self.kernel), files)?;
             (path.clone(), path)
         };
-        let kernel = if self.format == Format::Elf { &vmlinux } else { &bzimage };
+        let kernel = if self.format == Format::Elf {
+            &vmlinux
+        } else {
+            &bzimage
+        };
         let initrd = match &self.initrd {
             Some(path) => place(path, files)?,
             None => format!("{ASSETS}/initrd"),
@@ -139,7 +149,12 @@ impl Boot {
 
     /// Reads what the boot will read: a boot is measured with warm caches, as most boots are.
     fn warm(&self, machine: &Machine, vmm: &str, values: &[(&str, &str)]) -> Result<()> {
-        let named = |name| values.iter().find(|(n, _)| *n == name).map_or("", |(_, v)| *v);
+        let named = |name| {
+            values
+                .iter()
+                .find(|(n, _)| *n == name)
+                .map_or("", |(_, v)| *v)
+        };
         let mut argv = vec!["md5sum", vmm];
         argv.extend(["kernel", "initrd"].map(named));
         machine.run(&argv, self.limit)?.checked("md5sum").map(drop)
@@ -150,13 +165,24 @@ impl Boot {
         let mut command = vec!["lab-agent", "probe", MARKER, &seconds];
         command.extend(argv.iter().map(String::as_str));
         // In an emulated second much less happens than in the host's.
-        let output = machine.run(&command, self.limit)?.checked("lab-agent probe")?;
-        let sections =
-            sections(&output.stdout).ok_or_else(|| Error::Report { what: "sections".into() })?;
-        let text = |name| sections.get(name).map_or_else(String::new, |text| tail(text, QUOTED));
+        let output = machine
+            .run(&command, self.limit)?
+            .checked("lab-agent probe")?;
+        let sections = sections(&output.stdout).ok_or_else(|| Error::Report {
+            what: "sections".into(),
+        })?;
+        let text = |name| {
+            sections
+                .get(name)
+                .map_or_else(String::new, |text| tail(text, QUOTED))
+        };
         if text("marked") != "yes" {
             let (status, console, stderr) = (text("status"), text("console"), text("stderr"));
-            return Err(Error::NoMarker { status, console, stderr });
+            return Err(Error::NoMarker {
+                status,
+                console,
+                stderr,
+            });
         }
         Cost::read(&sections, self.memory_mib)
     }
@@ -167,17 +193,28 @@ fn place(file: &Path, files: &mut Vec<Upload>) -> Result<String> {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let path = format!("{HOME}/{name}");
     let contents = fs::read(file).map_err(Error::file("read", file))?;
-    files.push(Upload { path: path.clone(), permissions: 0o755, contents });
+    files.push(Upload {
+        path: path.clone(),
+        permissions: 0o755,
+        contents,
+    });
     Ok(path)
 }
 
 /// Puts the shared libraries of a program on the list, where it will look for them.
 fn libraries(program: &Path, files: &mut Vec<Upload>) -> Result<()> {
     // It fails for a static program, which is as good.
-    let output = Command::new("ldd").arg(program).output().map_err(Error::file("run", "ldd"))?;
+    let output = Command::new("ldd")
+        .arg(program)
+        .output()
+        .map_err(Error::file("run", "ldd"))?;
     for path in library_paths(&String::from_utf8_lossy(&output.stdout)) {
         let contents = fs::read(path).map_err(Error::file("read", path))?;
-        files.push(Upload { path: path.to_string(), permissions: 0o755, contents });
+        files.push(Upload {
+            path: path.to_string(),
+            permissions: 0o755,
+            contents,
+        });
     }
     Ok(())
 }

@@ -35,7 +35,9 @@ pub(crate) struct Channel {
 
 impl Port {
     pub(crate) fn new(stream: UnixStream) -> Result<Self> {
-        let mut input = stream.try_clone().map_err(Error::file("share", "the agent's socket"))?;
+        let mut input = stream
+            .try_clone()
+            .map_err(Error::file("share", "the agent's socket"))?;
         let routes = Routes::default();
         let (sender, ready) = mpsc::channel();
         let table = Arc::clone(&routes);
@@ -59,7 +61,12 @@ impl Port {
             // No sender is left then, so every receiver hears of the end.
             lock(&table).clear();
         });
-        Ok(Self { writer: Arc::new(Mutex::new(stream)), routes, ready, next: AtomicU32::new(1) })
+        Ok(Self {
+            writer: Arc::new(Mutex::new(stream)),
+            routes,
+            ready,
+            next: AtomicU32::new(1),
+        })
     }
 
     pub(crate) fn wait_ready(&self, limit: Duration) -> bool {
@@ -71,7 +78,12 @@ impl Port {
         let (sender, frames) = mpsc::channel();
         lock(&self.routes).insert(id, sender);
         let (writer, routes) = (Arc::clone(&self.writer), Arc::clone(&self.routes));
-        let channel = Channel { id, writer, routes, frames };
+        let channel = Channel {
+            id,
+            writer,
+            routes,
+            frames,
+        };
         channel.send(Kind::Spawn, &spawn.encode())?;
         Ok(channel)
     }

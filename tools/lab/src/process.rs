@@ -43,7 +43,11 @@ impl Output {
             return Ok(self);
         }
         let output = tail(&[self.stdout.as_slice(), &self.stderr].concat(), QUOTED);
-        Err(Error::Failed { command: command.to_string(), code: self.code, output })
+        Err(Error::Failed {
+            command: command.to_string(),
+            code: self.code,
+            output,
+        })
     }
 }
 
@@ -72,8 +76,19 @@ pub struct Process {
 
 impl Process {
     pub(crate) fn new(name: String, channel: Channel, console: Arc<Mutex<Vec<u8>>>) -> Self {
-        let output = Output { code: 0, stdout: Vec::new(), stderr: Vec::new() };
-        Self { name, channel, console, output, ended: false, searched: 0 }
+        let output = Output {
+            code: 0,
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+        };
+        Self {
+            name,
+            channel,
+            console,
+            output,
+            ended: false,
+            searched: 0,
+        }
     }
 
     /// Writes to its standard input, or types on its terminal.
@@ -106,7 +121,9 @@ impl Process {
     /// # Errors
     /// [`Error::Level1`] if level 1 has ended.
     pub fn signal(&self, number: u8) -> Result<()> {
-        self.channel.send(Kind::Signal, &[number]).map_err(|_| self.lost())
+        self.channel
+            .send(Kind::Signal, &[number])
+            .map_err(|_| self.lost())
     }
 
     /// The next piece of news, or `None` if none comes before `deadline`.
@@ -125,7 +142,10 @@ impl Process {
             Kind::Stderr => Event::Stderr(frame.payload),
             _ => {
                 self.ended = true;
-                let code = frame.payload.first_chunk().map_or(127, |c| i32::from_le_bytes(*c));
+                let code = frame
+                    .payload
+                    .first_chunk()
+                    .map_or(127, |c| i32::from_le_bytes(*c));
                 self.output.code = code;
                 Event::Exit(code)
             }
@@ -151,7 +171,11 @@ impl Process {
             if self.ended {
                 let Output { code, .. } = self.output;
                 let (command, output) = (self.name.clone(), self.transcript());
-                return Err(Error::Failed { command, code, output });
+                return Err(Error::Failed {
+                    command,
+                    code,
+                    output,
+                });
             }
             self.step(deadline, limit)?;
         }
@@ -181,18 +205,31 @@ impl Process {
             Some(Event::Exit(_)) => {}
             None => {
                 let (command, output) = (self.name.clone(), self.transcript());
-                return Err(Error::Timeout { command, limit, output });
+                return Err(Error::Timeout {
+                    command,
+                    limit,
+                    output,
+                });
             }
         }
         Ok(())
     }
 
     fn transcript(&self) -> String {
-        tail(&[self.output.stdout.as_slice(), &self.output.stderr].concat(), QUOTED)
+        tail(
+            &[self.output.stdout.as_slice(), &self.output.stderr].concat(),
+            QUOTED,
+        )
     }
 
     fn lost(&self) -> Error {
-        let console = self.console.lock().map_or_else(|_| String::new(), |c| tail(&c, QUOTED));
-        Error::Level1 { state: "has ended", console }
+        let console = self
+            .console
+            .lock()
+            .map_or_else(|_| String::new(), |c| tail(&c, QUOTED));
+        Error::Level1 {
+            state: "has ended",
+            console,
+        }
     }
 }

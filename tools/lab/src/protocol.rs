@@ -55,7 +55,11 @@ pub(crate) struct Frame {
 impl Frame {
     /// A frame of `kind` about process `id`.
     pub(crate) fn new(kind: Kind, id: u32, payload: impl Into<Vec<u8>>) -> Self {
-        Self { kind, id, payload: payload.into() }
+        Self {
+            kind,
+            id,
+            payload: payload.into(),
+        }
     }
 
     /// Writes the frame in one piece, so that frames of several threads do not mix.
@@ -82,7 +86,10 @@ impl Frame {
         let len = usize::try_from(u32::from_le_bytes(number)).map_err(io::Error::other)?;
         let kind = KINDS.get(usize::from(kind[0]));
         let (Some(&kind), true) = (kind, len <= MAX_PAYLOAD) else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a frame of the lab"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "not a frame of the lab",
+            ));
         };
         let mut payload = vec![0; len];
         input.read_exact(&mut payload)?;
@@ -115,7 +122,11 @@ impl Spawn {
         let size = (u16::from_le_bytes([r0, r1]), u16::from_le_bytes([c0, c1]));
         Some(Self {
             terminal: (size != (0, 0)).then_some(size),
-            argv: std::str::from_utf8(argv).ok()?.split('\0').map(String::from).collect(),
+            argv: std::str::from_utf8(argv)
+                .ok()?
+                .split('\0')
+                .map(String::from)
+                .collect(),
         })
     }
 }
@@ -150,7 +161,11 @@ mod tests {
 
     #[test]
     fn garbage_is_refused() {
-        let long = [&[3, 0, 0, 0, 0][..], &(MAX_PAYLOAD as u32 + 1).to_le_bytes()].concat();
+        let long = [
+            &[3, 0, 0, 0, 0][..],
+            &(MAX_PAYLOAD as u32 + 1).to_le_bytes(),
+        ]
+        .concat();
         for bytes in [&long[..], &[9; 16], &[0, 0]] {
             assert!(Frame::read(&mut &bytes[..]).is_err());
         }
@@ -159,7 +174,10 @@ mod tests {
     #[test]
     fn spawns_survive_the_wire() {
         for terminal in [None, Some((24, 80))] {
-            let spawn = Spawn { terminal, argv: vec!["sh".into(), "-c".into(), "".into()] };
+            let spawn = Spawn {
+                terminal,
+                argv: vec!["sh".into(), "-c".into(), "".into()],
+            };
             assert_eq!(Spawn::decode(&spawn.encode()), Some(spawn));
         }
         assert_eq!(Spawn::decode(b"abc"), None);

@@ -18,14 +18,22 @@ pub(crate) struct Qmp {
 impl Qmp {
     /// Takes over a connection whose other end QEMU holds.
     pub(crate) fn new(stream: UnixStream) -> Result<Self> {
-        let output = stream.try_clone().map_err(Error::file("share", "QEMU's control socket"))?;
-        let mut qmp = Self { input: BufReader::new(stream), output };
+        let output = stream
+            .try_clone()
+            .map_err(Error::file("share", "QEMU's control socket"))?;
+        let mut qmp = Self {
+            input: BufReader::new(stream),
+            output,
+        };
         qmp.call("qmp_capabilities", Value::Null)?;
         Ok(qmp)
     }
 
     pub(crate) fn call(&mut self, command: &'static str, arguments: Value) -> Result<Value> {
-        let lost = || Error::Qmp { command, reply: "nothing: it has closed the connection".into() };
+        let lost = || Error::Qmp {
+            command,
+            reply: "nothing: it has closed the connection".into(),
+        };
         let mut request = json!({ "execute": command });
         if !arguments.is_null() {
             request["arguments"] = arguments;
@@ -41,7 +49,10 @@ impl Qmp {
                 return Ok(value.take());
             }
             if reply.get("error").is_some() {
-                return Err(Error::Qmp { command, reply: line });
+                return Err(Error::Qmp {
+                    command,
+                    reply: line,
+                });
             }
         }
     }
@@ -60,7 +71,10 @@ impl Qmp {
                 return Ok(());
             }
             if Instant::now() > deadline || reply["status"] == "failed" {
-                return Err(Error::Qmp { command, reply: reply.to_string() });
+                return Err(Error::Qmp {
+                    command,
+                    reply: reply.to_string(),
+                });
             }
             thread::sleep(Duration::from_millis(20));
         }

@@ -33,7 +33,9 @@ pub(crate) fn sections(mut report: &[u8]) -> Option<BTreeMap<String, Vec<u8>>> {
     let mut sections = BTreeMap::new();
     while !report.is_empty() {
         let end = report.iter().position(|b| *b == b'\n')?;
-        let header = std::str::from_utf8(&report[..end]).ok()?.strip_prefix('@')?;
+        let header = std::str::from_utf8(&report[..end])
+            .ok()?
+            .strip_prefix('@')?;
         let (name, length) = header.split_once(' ')?;
         let start = end + 1;
         let end = start.checked_add(length.parse().ok()?)?;
@@ -56,7 +58,9 @@ impl Cost {
         let counters: BTreeMap<_, _> = pairs(&text("kvm")?).filter(|(_, n)| *n != 0).collect();
         let counter = |name: &str| counters.get(name).copied().unwrap_or_default();
         let threads = text("process")?;
-        let threads = threads.lines().find_map(|line| line.strip_prefix("Threads:"));
+        let threads = threads
+            .lines()
+            .find_map(|line| line.strip_prefix("Threads:"));
         let threads = threads.and_then(|n| n.trim().parse().ok());
         Ok(Self {
             first_entry_s: at("kvm_entry:")? - start,
@@ -73,7 +77,9 @@ impl Cost {
 }
 
 fn missing(what: &str) -> Error {
-    Error::Report { what: what.to_string() }
+    Error::Report {
+        what: what.to_string(),
+    }
 }
 
 /// The time of the first event of this name in an ftrace text, in seconds:
@@ -81,7 +87,9 @@ fn missing(what: &str) -> Error {
 fn timestamp(trace: &str, event: &str) -> Option<f64> {
     let events = trace.lines().filter(|line| !line.starts_with('#'));
     let found = events.filter_map(|line| line.split_once(&format!(": {event}")));
-    found.filter_map(|(before, _)| before.split_whitespace().last()?.parse().ok()).next()
+    found
+        .filter_map(|(before, _)| before.split_whitespace().last()?.parse().ok())
+        .next()
 }
 
 fn pairs(text: &str) -> impl Iterator<Item = (String, i64)> {
@@ -95,7 +103,11 @@ fn pairs(text: &str) -> impl Iterator<Item = (String, i64)> {
 fn beside_guest(smaps: &str, memory_mib: u32) -> u64 {
     let threshold = u64::from(memory_mib) * 1024 / 8;
     let number = |line: &str, name: &str| -> Option<u64> {
-        line.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse().ok()
+        line.strip_prefix(name)?
+            .trim()
+            .strip_suffix(" kB")?
+            .parse()
+            .ok()
     };
     let (mut sum, mut guest, mut writable) = (0, false, false);
     for line in smaps.lines() {
@@ -114,7 +126,9 @@ fn beside_guest(smaps: &str, memory_mib: u32) -> u64 {
 fn mapping(line: &str) -> Option<&str> {
     let (range, rest) = line.split_once(' ')?;
     range.split_once('-')?;
-    rest.split(' ').next().filter(|permissions| permissions.len() == 4)
+    rest.split(' ')
+        .next()
+        .filter(|permissions| permissions.len() == 4)
 }
 
 #[cfg(test)]
@@ -139,7 +153,10 @@ mod tests {
     fn report() -> Vec<u8> {
         let mut report = Vec::new();
         for (name, text) in [
-            ("kvm", "exits 1200\nfpu_reload 0\nio_exits 300\npf_taken 41\n"),
+            (
+                "kvm",
+                "exits 1200\nfpu_reload 0\nio_exits 300\npf_taken 41\n",
+            ),
             ("smaps", SMAPS),
             ("process", "Name:\tstrata\nThreads:\t2\n"),
             ("trace", TRACE),
@@ -155,7 +172,10 @@ mod tests {
         assert!((cost.first_entry_s - 0.02).abs() < 1e-6);
         assert!((cost.marker_s - 0.450_001).abs() < 1e-6);
         assert_eq!((cost.exits, cost.io_exits, cost.mmio_exits), (1200, 300, 0));
-        assert_eq!((cost.npt_faults, cost.vmm_pss_kb, cost.threads), (41, 852, 2));
+        assert_eq!(
+            (cost.npt_faults, cost.vmm_pss_kb, cost.threads),
+            (41, 852, 2)
+        );
         assert!(!cost.counters.contains_key("fpu_reload"));
     }
 

@@ -15,7 +15,9 @@ pub(crate) fn expand(text: &str, values: &[(&str, &str)]) -> Result<String> {
         if let Some(brace) = ["{{", "}}"].into_iter().find(|b| rest.starts_with(b)) {
             out += &brace[1..];
             rest = &rest[2..];
-        } else if let Some((name, after)) = rest[1..].split_once('}').filter(|_| rest.starts_with('{')) {
+        } else if let Some((name, after)) =
+            rest[1..].split_once('}').filter(|_| rest.starts_with('{'))
+        {
             let value = values.iter().find(|(known, _)| *known == name);
             out += value.ok_or_else(|| unknown(name, values))?.1;
             rest = after;
@@ -28,8 +30,14 @@ pub(crate) fn expand(text: &str, values: &[(&str, &str)]) -> Result<String> {
 }
 
 fn unknown(name: &str, values: &[(&str, &str)]) -> Error {
-    let known: Vec<_> = values.iter().map(|(name, _)| format!("{{{name}}}")).collect();
-    Error::Placeholder { name: name.to_string(), known: known.join(" ") }
+    let known: Vec<_> = values
+        .iter()
+        .map(|(name, _)| format!("{{{name}}}"))
+        .collect();
+    Error::Placeholder {
+        name: name.to_string(),
+        known: known.join(" "),
+    }
 }
 
 #[cfg(test)]
@@ -53,6 +61,9 @@ mod tests {
     #[test]
     fn an_unknown_name_is_an_error_that_lists_the_known() {
         let error = expand("{initrd}", VALUES).unwrap_err().to_string();
-        assert!(error.contains("{initrd}") && error.contains("{kernel} {memory}"), "{error}");
+        assert!(
+            error.contains("{initrd}") && error.contains("{kernel} {memory}"),
+            "{error}"
+        );
     }
 }

@@ -18,7 +18,9 @@ fn main() -> ExitCode {
     let done = match args.as_slice() {
         [_, "serve"] => serve::serve(),
         [_, "probe", marker, seconds, argv @ ..] => probe::probe(marker, seconds, argv),
-        _ => Err(std::io::Error::other("usage: lab-agent serve | probe MARKER SECONDS PROGRAM..")),
+        _ => Err(std::io::Error::other(
+            "usage: lab-agent serve | probe MARKER SECONDS PROGRAM..",
+        )),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -40,14 +40,22 @@ pub(crate) fn probe(marker: &str, seconds: &str, argv: &[&str]) -> io::Result<()
     // Held open: a monitor may take the end of its input for the user's leave.
     let _stdin = child.stdin.take();
     let seen = wait_for(marker, limit, &mut child, start)?;
-    let report = if seen.marked { sample(child.id(), &before)? } else { String::new() };
+    let report = if seen.marked {
+        sample(child.id(), &before)?
+    } else {
+        String::new()
+    };
     // A monitor that has ended already is as good.
     let _ = child.kill();
     let status = child.wait()?;
     set("tracing_on", "0")?;
     let mut out = io::stdout().lock();
     out.write_all(report.as_bytes())?;
-    section(&mut out, "trace", &fs::read(Path::new(TRACING).join("trace"))?)?;
+    section(
+        &mut out,
+        "trace",
+        &fs::read(Path::new(TRACING).join("trace"))?,
+    )?;
     section(&mut out, "console", &seen.console)?;
     section(&mut out, "stderr", &fs::read(STDERR)?)?;
     section(&mut out, "status", status.to_string().as_bytes())?;
@@ -71,7 +79,10 @@ fn arm(program: &str) -> io::Result<File> {
     set("tracing_on", "0")?;
     set("trace", "")?;
     set("trace_clock", "mono")?;
-    set(&format!("{EXEC}/filter"), &format!("filename == \"{program}\""))?;
+    set(
+        &format!("{EXEC}/filter"),
+        &format!("filename == \"{program}\""),
+    )?;
     set(&format!("{EXEC}/enable"), "1")?;
     // Not there before the first run.
     let _ = set(&format!("{EXIT}/trigger"), "!disable_event:kvm:kvm_entry:1");
@@ -80,7 +91,9 @@ fn arm(program: &str) -> io::Result<File> {
     set(&format!("{ENTRY}/enable"), "1")?;
     set(&format!("{EXIT}/trigger"), "disable_event:kvm:kvm_entry:1")?;
     set("tracing_on", "1")?;
-    File::options().write(true).open(Path::new(TRACING).join("trace_marker"))
+    File::options()
+        .write(true)
+        .open(Path::new(TRACING).join("trace_marker"))
 }
 
 struct Seen {
@@ -90,13 +103,11 @@ struct Seen {
 
 /// Reads the monitor's output until the marker's line has come; then stops the monitor, so that
 /// sampling sees it as it was.
-fn wait_for(
-    marker: &str,
-    limit: Duration,
-    child: &mut Child,
-    mut trace: File,
-) -> io::Result<Seen> {
-    let mut stdout = child.stdout.take().ok_or_else(|| io::Error::other("no output to read"))?;
+fn wait_for(marker: &str, limit: Duration, child: &mut Child, mut trace: File) -> io::Result<Seen> {
+    let mut stdout = child
+        .stdout
+        .take()
+        .ok_or_else(|| io::Error::other("no output to read"))?;
     let pid = child.id().try_into().map_err(io::Error::other)?;
     let marker = marker.as_bytes().to_vec();
     let (sender, receiver) = mpsc::channel();
@@ -129,7 +140,9 @@ fn wait_for(
         // Ends the output, and with it the reader.
         child.kill()?;
     }
-    reader.join().map_err(|_| io::Error::other("the console's reader died"))?
+    reader
+        .join()
+        .map_err(|_| io::Error::other("the console's reader died"))?
 }
 
 /// KVM's counters over all machines, by name.
@@ -156,6 +169,10 @@ fn sample(pid: u32, before: &[(String, i64)]) -> io::Result<String> {
     }
     section(&mut text, "kvm", lines.as_bytes())?;
     section(&mut text, "smaps", &fs::read(format!("/proc/{pid}/smaps"))?)?;
-    section(&mut text, "process", &fs::read(format!("/proc/{pid}/status"))?)?;
+    section(
+        &mut text,
+        "process",
+        &fs::read(format!("/proc/{pid}/status"))?,
+    )?;
     String::from_utf8(text).map_err(io::Error::other)
 }

@@ -39,7 +39,10 @@ pub(crate) fn serve() -> io::Result<()> {
                 Err(error) => {
                     let text = format!("lab: cannot start it in level 1: {error}\n");
                     send(&port, Frame::new(Kind::Stderr, frame.id, text))?;
-                    send(&port, Frame::new(Kind::Exit, frame.id, 127i32.to_le_bytes()))?;
+                    send(
+                        &port,
+                        Frame::new(Kind::Exit, frame.id, 127i32.to_le_bytes()),
+                    )?;
                 }
             },
             Kind::Stdin => {
@@ -70,11 +73,15 @@ fn port() -> io::Result<std::path::PathBuf> {
             return Ok(std::path::Path::new("/dev").join(entry.file_name()));
         }
     }
-    Err(io::Error::other("no virtio-serial port for the host's requests"))
+    Err(io::Error::other(
+        "no virtio-serial port for the host's requests",
+    ))
 }
 
 fn send(port: &Port, frame: Frame) -> io::Result<()> {
-    let mut port = port.lock().map_err(|_| io::Error::other("a thread has died"))?;
+    let mut port = port
+        .lock()
+        .map_err(|_| io::Error::other("a thread has died"))?;
     frame.write(&mut *port)
 }
 
@@ -136,7 +143,10 @@ fn start(port: &Port, id: u32, payload: &[u8]) -> io::Result<Process> {
 /// The exit code as a shell gives it.
 fn wait(child: &mut Child) -> i32 {
     match child.wait() {
-        Ok(status) => status.code().or(status.signal().map(|n| 128 + n)).unwrap_or(127),
+        Ok(status) => status
+            .code()
+            .or(status.signal().map(|n| 128 + n))
+            .unwrap_or(127),
         Err(_) => 127,
     }
 }

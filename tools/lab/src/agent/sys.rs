@@ -26,7 +26,10 @@ pub(crate) fn signal(pid: i32, signal: u8) -> io::Result<()> {
 
 /// Opens a pseudo-terminal: the controlling side, and the path of the other.
 pub(crate) fn open_terminal(rows: u16, columns: u16) -> io::Result<(File, PathBuf)> {
-    let master = OpenOptions::new().read(true).write(true).open("/dev/ptmx")?;
+    let master = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/ptmx")?;
     let mut name = [0; 64];
     // SAFETY: the descriptor is open, and the call takes nothing else.
     let unlocked = unsafe { unlockpt(master.as_raw_fd()) };

@@ -86,13 +86,20 @@ const STRATA_ARGS: &str = "run --kernel {kernel} --initrd {initrd} --cmdline {cm
 
 impl Boot {
     pub(super) fn run(&self) -> Result<ExitCode> {
-        let costs = self.request()?.measure(&Lab::open(progress)?, self.runs.into())?;
+        let costs = self
+            .request()?
+            .measure(&Lab::open(progress)?, self.runs.into())?;
         let table = summary(&costs);
         if self.json {
-            let mut object: Map<String, Value> =
-                table.into_iter().map(|(name, _, value)| (name.to_string(), value)).collect();
+            let mut object: Map<String, Value> = table
+                .into_iter()
+                .map(|(name, _, value)| (name.to_string(), value))
+                .collect();
             object.insert("runs".into(), costs.len().into());
-            object.insert("clock".into(), if self.icount { "icount" } else { "host" }.into());
+            object.insert(
+                "clock".into(),
+                if self.icount { "icount" } else { "host" }.into(),
+            );
             object.insert("kvm".into(), json!(costs[0].counters));
             println!("{}", Value::Object(object));
         } else {
@@ -110,12 +117,19 @@ impl Boot {
                 let missing =
                     "strata is not built: run `cargo build --release` first, or name a --vmm";
                 let path = strata().ok_or_else(|| Error::Usage(missing.into()))?;
-                (path, STRATA_ARGS.split_whitespace().map(String::from).collect())
+                (
+                    path,
+                    STRATA_ARGS.split_whitespace().map(String::from).collect(),
+                )
             }
         };
         args.extend(self.args.iter().cloned());
         Ok(strata_lab::Boot {
-            with: self.with.iter().map(|file| upload(file)).collect::<Result<_>>()?,
+            with: self
+                .with
+                .iter()
+                .map(|file| upload(file))
+                .collect::<Result<_>>()?,
             kernel: self.kernel.clone(),
             format: match self.format {
                 Shape::Bzimage => Format::BzImage,
@@ -147,13 +161,25 @@ fn summary(costs: &[Cost]) -> Vec<(&'static str, &'static str, Value)> {
         json!(median(&all))
     };
     vec![
-        ("first_entry_s", "s from exec to the first guest entry", seconds(|c| c.first_entry_s)),
-        ("marker_s", "s from exec to init's first line", seconds(|c| c.marker_s)),
+        (
+            "first_entry_s",
+            "s from exec to the first guest entry",
+            seconds(|c| c.first_entry_s),
+        ),
+        (
+            "marker_s",
+            "s from exec to init's first line",
+            seconds(|c| c.marker_s),
+        ),
         ("exits", "exits up to there", number(|c| c.exits)),
         ("io_exits", "of them for port I/O", number(|c| c.io_exits)),
         ("mmio_exits", "of them for MMIO", number(|c| c.mmio_exits)),
         ("npt_faults", "nested page faults", number(|c| c.npt_faults)),
-        ("vmm_pss_kb", "KiB of memory beside the guest's", number(|c| c.vmm_pss_kb as i64)),
+        (
+            "vmm_pss_kb",
+            "KiB of memory beside the guest's",
+            number(|c| c.vmm_pss_kb as i64),
+        ),
         ("threads", "threads", number(|c| c.threads as i64)),
     ]
 }

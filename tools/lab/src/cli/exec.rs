@@ -51,7 +51,11 @@ impl Exec {
         let limit = Duration::from_secs(self.timeout);
         let code = relay(process, limit)?.ok_or_else(|| {
             let (command, output) = (self.command.join(" "), "above".into());
-            Error::Timeout { command, limit, output }
+            Error::Timeout {
+                command,
+                limit,
+                output,
+            }
         })?;
         for file in &self.fetch {
             fetch(&machine, file)?;
@@ -65,17 +69,21 @@ pub(super) fn relay(mut process: Process, limit: Duration) -> Result<Option<Exit
     let deadline = Instant::now() + limit;
     while let Some(event) = process.next(deadline)? {
         let write = |out: &mut dyn Write, bytes: &[u8]| {
-            out.write_all(bytes).and_then(|()| out.flush()).map_err(|source| Error::File {
-                action: "write",
-                path: PathBuf::from("the output"),
-                source,
-            })
+            out.write_all(bytes)
+                .and_then(|()| out.flush())
+                .map_err(|source| Error::File {
+                    action: "write",
+                    path: PathBuf::from("the output"),
+                    source,
+                })
         };
         match event {
             Event::Stdout(bytes) => write(&mut std::io::stdout(), &bytes)?,
             Event::Stderr(bytes) => write(&mut std::io::stderr(), &bytes)?,
             Event::Exit(code) => {
-                return Ok(Some(u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from)));
+                return Ok(Some(
+                    u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from),
+                ));
             }
         }
     }
@@ -103,6 +111,9 @@ fn fetch(machine: &Machine, text: &str) -> Result<()> {
     let file = if file.is_empty() { name } else { file };
     // A relative path starts where commands run.
     let contents = machine.get(path)?;
-    std::fs::write(file, contents)
-        .map_err(|source| Error::File { action: "write", path: file.into(), source })
+    std::fs::write(file, contents).map_err(|source| Error::File {
+        action: "write",
+        path: file.into(),
+        source,
+    })
 }

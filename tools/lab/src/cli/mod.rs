@@ -56,7 +56,11 @@ struct Level1 {
 
 impl Level1 {
     fn config(&self) -> Config {
-        Config { memory_mib: self.memory, cpus: self.cpus, icount: self.icount }
+        Config {
+            memory_mib: self.memory,
+            cpus: self.cpus,
+            icount: self.icount,
+        }
     }
 }
 
@@ -68,7 +72,10 @@ pub(crate) fn run() -> Result<ExitCode> {
             }
             let lab = Lab::build(progress)?;
             for kernel in lab.kernels() {
-                progress(&format!("ready: Linux {} ({})", kernel.series, kernel.release));
+                progress(&format!(
+                    "ready: Linux {} ({})",
+                    kernel.series, kernel.release
+                ));
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -91,18 +98,30 @@ fn mebibytes(text: &str) -> std::result::Result<u32, String> {
         "G" | "g" => 1024,
         _ => return Err(wrong()),
     };
-    let size = number.parse::<u32>().ok().and_then(|number| number.checked_mul(unit));
-    size.filter(|size| (64..=64 << 10).contains(size)).ok_or_else(wrong)
+    let size = number
+        .parse::<u32>()
+        .ok()
+        .and_then(|number| number.checked_mul(unit));
+    size.filter(|size| (64..=64 << 10).contains(size))
+        .ok_or_else(wrong)
 }
 
 /// A file to bring into level 1: `FILE[:DEST]`, below /root unless DEST is absolute.
 fn upload(text: &str) -> Result<Upload> {
     let (file, dest) = text.split_once(':').unwrap_or((text, ""));
-    let failed = |source| Error::File { action: "read", path: PathBuf::from(file), source };
+    let failed = |source| Error::File {
+        action: "read",
+        path: PathBuf::from(file),
+        source,
+    };
     let contents = std::fs::read(file).map_err(failed)?;
     let mode = std::fs::metadata(file).map_err(failed)?;
     let permissions = std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o777;
-    Ok(Upload { path: destination(file, dest), permissions, contents })
+    Ok(Upload {
+        path: destination(file, dest),
+        permissions,
+        contents,
+    })
 }
 
 fn destination(file: &str, dest: &str) -> String {
@@ -112,7 +131,11 @@ fn destination(file: &str, dest: &str) -> String {
         dest if dest.ends_with('/') => format!("{dest}{name}"),
         dest => dest.to_string(),
     };
-    if named.starts_with('/') { named } else { format!("/root/{named}") }
+    if named.starts_with('/') {
+        named
+    } else {
+        format!("/root/{named}")
+    }
 }
 
 /// The `strata` that was built beside this program, if it was.
@@ -124,7 +147,9 @@ fn strata() -> Option<PathBuf> {
 /// What puts `strata` on level 1's path, if it has been built.
 fn strata_upload() -> Result<Vec<Upload>> {
     let path = strata().and_then(|path| path.to_str().map(String::from));
-    path.map(|path| upload(&format!("{path}:/bin/strata"))).into_iter().collect()
+    path.map(|path| upload(&format!("{path}:/bin/strata")))
+        .into_iter()
+        .collect()
 }
 
 #[cfg(test)]

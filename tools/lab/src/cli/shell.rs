@@ -64,7 +64,10 @@ impl RawTerminal {
         let saved = stty(&["-g"])?;
         let size = stty(&["size"])?;
         let (rows, columns) = size.split_once(' ')?;
-        Some(Self { saved, size: (rows.parse().ok()?, columns.parse().ok()?) })
+        Some(Self {
+            saved,
+            size: (rows.parse().ok()?, columns.parse().ok()?),
+        })
     }
 
     fn set_raw(&self) {
@@ -80,6 +83,13 @@ impl Drop for RawTerminal {
 
 /// Asks for or changes the settings of the terminal on standard input.
 fn stty(args: &[&str]) -> Option<String> {
-    let output = Command::new("stty").args(args).stdin(Stdio::inherit()).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_string())
+    let output = Command::new("stty")
+        .args(args)
+        .stdin(Stdio::inherit())
+        .output()
+        .ok()?;
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).trim().to_string())
 }

@@ -31,7 +31,10 @@ pub(crate) fn build(kernels: &[Kernel], busybox: &[u8], stage: &Path, to: &Path)
         }
     }
     let mut mke2fs = Command::new("mke2fs");
-    mke2fs.args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-d"]).arg(stage).arg(to);
+    mke2fs
+        .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-d"])
+        .arg(stage)
+        .arg(to);
     checked(mke2fs.arg("512M"))?;
     fs::remove_dir_all(stage).map_err(Error::file("remove", stage))
 }
@@ -39,12 +42,27 @@ pub(crate) fn build(kernels: &[Kernel], busybox: &[u8], stage: &Path, to: &Path)
 /// Level 1's own modules, with the list of dependencies that `modprobe` wants.
 fn stage_modules(kernel: &Kernel, stage: &Path) -> Result<()> {
     let to = stage.join("modules").join(&kernel.release);
-    checked(Command::new("cp").arg("-al").arg(kernel.dir.join("modules")).arg(&to))?;
+    checked(
+        Command::new("cp")
+            .arg("-al")
+            .arg(kernel.dir.join("modules"))
+            .arg(&to),
+    )?;
     let tree = stage.join("depmod");
     let lib = tree.join("lib");
     fs::create_dir_all(&lib).map_err(Error::file("create", &lib))?;
-    checked(Command::new("ln").arg("-s").arg("../../modules").arg(lib.join("modules")))?;
+    checked(
+        Command::new("ln")
+            .arg("-s")
+            .arg("../../modules")
+            .arg(lib.join("modules")),
+    )?;
     let mut depmod = Command::new("busybox");
-    checked(depmod.args(["depmod", "-b"]).arg(&tree).arg(&kernel.release))?;
+    checked(
+        depmod
+            .args(["depmod", "-b"])
+            .arg(&tree)
+            .arg(&kernel.release),
+    )?;
     fs::remove_dir_all(&tree).map_err(Error::file("remove", &tree))
 }

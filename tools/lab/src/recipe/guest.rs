@@ -36,7 +36,9 @@ const POWER_BUTTON: &str = "#!/bin/sh\npoweroff -f\n";
 /// button too, and powers off when it is pressed.
 pub(crate) fn initramfs(busybox: &[u8], kernel: Option<&Kernel>) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
-    for dir in ["bin", "dev", "etc", "etc/acpi", "modules", "proc", "root", "sys", "tmp"] {
+    for dir in [
+        "bin", "dev", "etc", "etc/acpi", "modules", "proc", "root", "sys", "tmp",
+    ] {
         archive.directory(dir);
     }
     archive
@@ -89,5 +91,7 @@ fn module(kernel: &Kernel, name: &str) -> Result<Option<Vec<u8>>> {
         let output = Command::new("xz").arg("-dc").arg(&path).output();
         return Ok(Some(output.map_err(Error::file("unpack", &path))?.stdout));
     }
-    fs::read(&path).map(Some).map_err(Error::file("read", &path))
+    fs::read(&path)
+        .map(Some)
+        .map_err(Error::file("read", &path))
 }

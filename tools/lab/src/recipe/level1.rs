@@ -22,7 +22,6 @@ const EARLY_MODULES: [&str; 7] = [
     "virtio_console",
 ];
 
-
 /// `quiet` and the others save emulated time; `panic=-1` ends a level 1 that panics.
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check \
     nowatchdog cryptomgr.notests random.trust_cpu=on";
@@ -54,7 +53,9 @@ poweroff -f
 /// The initramfs of level 1.
 pub(crate) fn initramfs(kernel: &Kernel, busybox: &[u8]) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
-    for dir in ["bin", "dev", "lib", "modules", "proc", "root", "sys", "tmp", ASSETS] {
+    for dir in [
+        "bin", "dev", "lib", "modules", "proc", "root", "sys", "tmp", ASSETS,
+    ] {
         archive.directory(dir);
     }
     archive
@@ -82,9 +83,22 @@ pub(crate) fn command(base: &Path, config: &Config) -> Command {
     let file = |name: &str| base.join(name).display().to_string().replace(',', ",,");
     let mut command = Command::new("qemu-system-x86_64");
     command
-        .args(["-M", "q35", "-cpu", "EPYC", "-no-user-config", "-nodefaults", "-no-reboot"])
+        .args([
+            "-M",
+            "q35",
+            "-cpu",
+            "EPYC",
+            "-no-user-config",
+            "-nodefaults",
+            "-no-reboot",
+        ])
         .args(["-accel", &format!("tcg,thread={thread},tb-size=512")])
-        .args(["-m", &config.memory_mib.to_string(), "-smp", &config.cpus.to_string()])
+        .args([
+            "-m",
+            &config.memory_mib.to_string(),
+            "-smp",
+            &config.cpus.to_string(),
+        ])
         .args(["-display", "none", "-serial", "file:/dev/fd/2"])
         .arg("-kernel")
         .arg(base.join("bzImage"))
@@ -92,11 +106,27 @@ pub(crate) fn command(base: &Path, config: &Config) -> Command {
         .arg(base.join("level1.cpio"))
         .args(["-append", CMDLINE])
         .arg("-drive")
-        .arg(format!("if=none,id=lab,format=raw,read-only=on,file={}", file("assets.ext4")))
+        .arg(format!(
+            "if=none,id=lab,format=raw,read-only=on,file={}",
+            file("assets.ext4")
+        ))
         .args(["-device", "virtio-blk-pci,drive=lab"])
-        .args(["-chardev", "socket,id=agent,fd=0", "-device", "virtio-serial-pci"])
-        .args(["-device", &format!("virtserialport,chardev=agent,name={PORT}")])
-        .args(["-chardev", "socket,id=qmp,fd=1", "-mon", "chardev=qmp,mode=control"]);
+        .args([
+            "-chardev",
+            "socket,id=agent,fd=0",
+            "-device",
+            "virtio-serial-pci",
+        ])
+        .args([
+            "-device",
+            &format!("virtserialport,chardev=agent,name={PORT}"),
+        ])
+        .args([
+            "-chardev",
+            "socket,id=qmp,fd=1",
+            "-mon",
+            "chardev=qmp,mode=control",
+        ]);
     if config.icount {
         command.args(["-icount", "shift=0,sleep=off"]);
     }

@@ -50,7 +50,11 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { memory_mib: 1024, cpus: 1, icount: false }
+        Self {
+            memory_mib: 1024,
+            cpus: 1,
+            icount: false,
+        }
     }
 }
 

@@ -1,0 +1,157 @@
+//! The x86-64 machine: a PC without what a PC has for history's sake.
+//!
+//! ACPI hardware-reduced: no PIT, no PIC, no keyboard controller, no PCI yet. Linux finds a
+//! serial port, a power button and a reset register, and probes for nothing else.
+
+use kvm_bindings::{Msrs, kvm_msr_entry};
+use kvm_ioctls::VmFd;
+use strata_boot::acpi::{self, IoApic, Platform, PowerRegisters};
+use strata_boot::arch::x86_64::layout as guest;
+use strata_legacy::{AcpiPower, layout};
+use strata_memory::{GuestMemory, RamLayout};
+use strata_vcpu::arch::{BOOT_TABLES_ADDR, BootTables, disable_pmu};
+use strata_vcpu::{CpuidConfig, EntryPoint, Host, Protocol, Vcpu};
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::config::MachineConfig;
+use crate::error::Error;
+
+/// Guest RAM ends below, and goes on behind, the addresses of 32-bit devices: 3 to 4 GiB.
+pub const RAM_LAYOUT: RamLayout = RamLayout {
+    low_end: 0xc000_0000,
+    high_start: 1 << 32,
+};
+
+/// The power button's interrupt.
+pub const POWER_BUTTON_IRQ: u32 = 5;
+
+/// Three pages that VT-x hosts without unrestricted guests need, out of the way of RAM and
+/// devices (KVM API, KVM_SET_TSS_ADDR).
+const TSS_ADDR: usize = 0xfffb_d000;
+
+/// What KVM needs to know of a machine before it has vCPUs.
+///
+/// # Errors
+/// [`Error::Kvm`] when KVM refuses.
+pub fn prepare_vm(vm: &VmFd) -> Result<(), Error> {
+    vm.set_tss_address(TSS_ADDR).map_err(|source| Error::Kvm {
+        what: "set the task state segment's address",
+        source,
+    })?;
+    disable_pmu(vm)?;
+    Ok(())
+}
+
+/// The machine as its firmware tables describe it.
+pub fn platform(cpus: u32) -> Platform {
+    Platform {
+        cpus: (0..cpus).collect(),
+        local_apic: 0xfee0_0000,
+        io_apic: IoApic {
+            id: 0,
+            address: 0xfec0_0000,
+            gsi_base: 0,
+        },
+        serial: vec![acpi::Serial {
+            port: layout::COM1,
+            gsi: layout::COM1_IRQ,
+        }],
+        power: PowerRegisters {
+            sleep_control: power_port(AcpiPower::SLEEP_CONTROL),
+            sleep_status: power_port(AcpiPower::SLEEP_STATUS),
+            reset: (power_port(AcpiPower::RESET), AcpiPower::RESET_VALUE),
+        },
+        power_button: Some(POWER_BUTTON_IRQ),
+        ..Platform::default()
+    }
+}
+
+const fn power_port(offset: u64) -> u16 {
+    layout::ACPI_POWER + offset as u16
+}
+
+/// Writes the firmware tables; returns the guest-physical address of the first, the RSDP.
+///
+/// # Errors
+/// [`Error::Boot`].
+pub fn write_firmware(platform: &Platform, memory: &GuestMemory) -> Result<u64, Error> {
+    let tables = platform.tables(&[], guest::ACPI, guest::ACPI_SIZE)?;
+    tables.write(memory)?;
+    Ok(tables.rsdp)
+}
+
+/// Makes the vCPUs, the first of which starts at `entry`.
+///
+/// # Errors
+/// [`Error::Vcpu`].
+pub fn create_vcpus(
+    host: &Host,
+    vm: &VmFd,
+    config: &MachineConfig,
+    memory: &GuestMemory,
+    entry: &strata_boot::Entry,
+) -> Result<Vec<Vcpu>, Error> {
+    let mut vcpus: Vec<Vcpu> = (0..config.cpus)
+        .map(|index| Vcpu::new(vm, index))
+        .collect::<Result<_, _>>()?;
+    let mut cpuid = CpuidConfig::new(strata_vcpu::Topology::cores(config.cpus));
+    cpuid.model = config.cpu;
+    cpuid.tsc_khz = vcpus.first().and_then(Vcpu::tsc_khz);
+    // Linux then starts with some 50 exits less; no device here combines writes.
+    cpuid.mtrr = false;
+    let cpuid = cpuid.build(&host.supported_cpuid()?)?;
+    for vcpu in &mut vcpus {
+        vcpu.set_cpuid(cpuid.for_vcpu(vcpu.index())?)?;
+    }
+    if let Some((first, others)) = vcpus.split_first_mut() {
+        let entry = entry_point(entry);
+        if entry.protocol == Protocol::Linux64 {
+            let tables = BootTables::new(BOOT_TABLES_ADDR);
+            memory
+                .write_slice(&tables.bytes, GuestAddress(tables.addr))
+                .map_err(Error::GuestMemory)?;
+        }
+        first.boot(&entry, BOOT_TABLES_ADDR)?;
+        for other in others {
+            other.init_msrs()?;
+        }
+    }
+    Ok(vcpus)
+}
+
+fn entry_point(entry: &strata_boot::Entry) -> EntryPoint {
+    let protocol = match entry.protocol {
+        strata_boot::Protocol::Linux64 => Protocol::Linux64,
+        strata_boot::Protocol::Pvh => Protocol::Pvh,
+    };
+    EntryPoint {
+        protocol,
+        rip: entry.rip,
+        arg: entry.arg,
+    }
+}
+
+/// KVMCLOCK's system time registers, the new and the old number; bit 0 says that it is on
+/// (kernel, Documentation/virt/kvm/x86/msr.rst).
+const KVM_SYSTEM_TIME_MSRS: [u32; 2] = [0x4b56_4d01, 0x12];
+
+/// Whether the guest on this vCPU was reset without having shut down before.
+///
+/// A Linux that restarts in good order switches its paravirtual clock off first, so that nothing
+/// writes to memory that is another kernel's by then; one that panics does not get there. This
+/// tells the two apart for stock kernels, in which a panic device has no driver until a module
+/// is loaded.
+pub fn reset_was_abrupt(vcpu: &mut Vcpu) -> bool {
+    let entries = KVM_SYSTEM_TIME_MSRS.map(|index| kvm_msr_entry {
+        index,
+        ..Default::default()
+    });
+    let Ok(mut msrs) = Msrs::from_entries(&entries) else {
+        return false;
+    };
+    let read = vcpu.fd().get_msrs(&mut msrs).unwrap_or_default();
+    msrs.as_slice()
+        .iter()
+        .take(read)
+        .any(|msr| msr.data & 1 != 0)
+}

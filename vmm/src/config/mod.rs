@@ -1,0 +1,225 @@
+//! A machine's configuration: one schema for the command line and for configuration files.
+
+mod file;
+mod memory;
+mod serial;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use strata_vcpu::CpuModel;
+
+pub use memory::{HugePages, MemoryConfig};
+pub use serial::SerialTarget;
+
+use crate::error::Error;
+
+/// The kernel's command line where none is given: a console on the serial port, and a panic
+/// that ends the guest instead of halting it forever.
+pub const DEFAULT_CMDLINE: &str = "console=ttyS0 panic=-1";
+
+/// The most vCPUs a machine may have: APIC id 255 is the broadcast address.
+pub const MAX_CPUS: u32 = 254;
+
+/// Which interrupt controller the machine has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Irqchip {
+    /// Local APICs and IOAPIC in KVM: no exit to userspace.
+    #[default]
+    Kernel,
+    /// Local APICs in KVM, the IOAPIC in strata.
+    Split,
+}
+
+/// How a bzImage is started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum KernelMode {
+    /// Take the kernel out of its bzImage on the host, once, and start it directly.
+    #[default]
+    Extract,
+    /// Let the guest decompress its kernel itself.
+    Bzimage,
+}
+
+/// What the user said of a machine, on the command line or in a file. Everything is optional
+/// here: the two are laid over each other before anything is required.
+#[derive(Clone, Debug, Default, Deserialize, clap::Args)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PartialConfig {
+    /// Linux kernel: a bzImage (as /boot/vmlinuz-*) or an ELF vmlinux
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line [default: "console=ttyS0 panic=-1"]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub cmdline: Option<String>,
+    /// Number of virtual CPUs, 1 to 254 [default: 1]
+    #[arg(long, value_name = "N", value_parser = parse_cpus)]
+    #[serde(default, deserialize_with = "deserialize_cpus")]
+    pub cpus: Option<u32>,
+    /// CPU model: "host", or one that every host of its kind can run, as "x86-64-v2"
+    /// [default: host]
+    #[arg(long, value_name = "MODEL")]
+    #[serde(default, deserialize_with = "deserialize_text")]
+    pub cpu: Option<CpuModel>,
+    /// Guest memory: SIZE[,hugepages=thp|off|2M|1G][,shared=on|off], as "512M" or
+    /// "2G,hugepages=2M" [default: 256M]
+    #[arg(long, value_name = "SIZE[,...]")]
+    pub memory: Option<MemoryConfig>,
+    /// The serial port's far end: stdio, null, file=PATH or unix=PATH [default: stdio]
+    #[arg(long, value_name = "TARGET")]
+    pub serial: Option<SerialTarget>,
+    /// Interrupt controller [default: kernel]
+    #[arg(long, value_name = "KIND")]
+    pub irqchip: Option<Irqchip>,
+    /// How a bzImage is started [default: extract]
+    #[arg(long, value_name = "HOW")]
+    pub kernel_mode: Option<KernelMode>,
+    /// The kernel was built for a PVM host, which can not run any other (see `strata doctor`)
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub pvm_kernel: Option<bool>,
+}
+
+/// A machine's whole configuration.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MachineConfig {
+    /// Linux kernel: bzImage or ELF.
+    pub kernel: PathBuf,
+    /// Initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line.
+    pub cmdline: String,
+    /// Number of vCPUs, 1 to [`MAX_CPUS`].
+    pub cpus: u32,
+    /// CPU model.
+    #[serde(serialize_with = "serialize_text")]
+    pub cpu: CpuModel,
+    /// Guest memory.
+    pub memory: MemoryConfig,
+    /// The serial port's far end.
+    pub serial: SerialTarget,
+    /// Interrupt controller.
+    pub irqchip: Irqchip,
+    /// How a bzImage is started.
+    pub kernel_mode: KernelMode,
+    /// The kernel was built for a PVM host.
+    pub pvm_kernel: bool,
+}
+
+impl PartialConfig {
+    /// This configuration, with `lower`'s word where this one has none.
+    #[must_use]
+    pub fn over(self, lower: Self) -> Self {
+        Self {
+            kernel: self.kernel.or(lower.kernel),
+            initrd: self.initrd.or(lower.initrd),
+            cmdline: self.cmdline.or(lower.cmdline),
+            cpus: self.cpus.or(lower.cpus),
+            cpu: self.cpu.or(lower.cpu),
+            memory: self.memory.or(lower.memory),
+            serial: self.serial.or(lower.serial),
+            irqchip: self.irqchip.or(lower.irqchip),
+            kernel_mode: self.kernel_mode.or(lower.kernel_mode),
+            pvm_kernel: self.pvm_kernel.or(lower.pvm_kernel),
+        }
+    }
+
+    /// Fills in the defaults.
+    ///
+    /// # Errors
+    /// [`Error::NoKernel`] when no kernel is named.
+    pub fn complete(self) -> Result<MachineConfig, Error> {
+        Ok(MachineConfig {
+            kernel: self.kernel.ok_or(Error::NoKernel)?,
+            initrd: self.initrd,
+            cmdline: self.cmdline.unwrap_or_else(|| DEFAULT_CMDLINE.to_owned()),
+            cpus: self.cpus.unwrap_or(1),
+            cpu: self.cpu.unwrap_or_default(),
+            memory: self.memory.unwrap_or_default(),
+            serial: self.serial.unwrap_or_default(),
+            irqchip: self.irqchip.unwrap_or_default(),
+            kernel_mode: self.kernel_mode.unwrap_or_default(),
+            pvm_kernel: self.pvm_kernel.unwrap_or_default(),
+        })
+    }
+}
+
+fn check_cpus(cpus: u64) -> Result<u32, String> {
+    u32::try_from(cpus)
+        .ok()
+        .filter(|cpus| (1..=MAX_CPUS).contains(cpus))
+        .ok_or_else(|| format!("a machine has 1 to {MAX_CPUS} CPUs, not {cpus}"))
+}
+
+fn parse_cpus(text: &str) -> Result<u32, String> {
+    let cpus = u64::from_str(text)
+        .map_err(|_| format!("a number of CPUs from 1 to {MAX_CPUS} is needed"))?;
+    check_cpus(cpus)
+}
+
+fn deserialize_cpus<'de, D: serde::Deserializer<'de>>(de: D) -> Result<Option<u32>, D::Error> {
+    let cpus = u64::deserialize(de)?;
+    check_cpus(cpus).map(Some).map_err(serde::de::Error::custom)
+}
+
+/// Reads a value from the same text as on the command line.
+fn deserialize_text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
+fn serialize_text<S: serde::Serializer>(
+    value: &impl fmt::Display,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_wins_over_the_file() {
+        let file = PartialConfig {
+            kernel: Some("file".into()),
+            cpus: Some(2),
+            ..PartialConfig::default()
+        };
+        let args = PartialConfig {
+            kernel: Some("args".into()),
+            ..PartialConfig::default()
+        };
+        let config = args.over(file).complete().unwrap();
+        assert_eq!(config.kernel, PathBuf::from("args"));
+        assert_eq!(config.cpus, 2);
+        assert_eq!(config.cmdline, DEFAULT_CMDLINE);
+    }
+
+    #[test]
+    fn a_machine_needs_a_kernel() {
+        assert!(matches!(
+            PartialConfig::default().complete(),
+            Err(Error::NoKernel)
+        ));
+    }
+
+    #[test]
+    fn cpu_counts_are_bounded() {
+        for bad in ["0", "255", "256", "4294967297", "-1", "two", ""] {
+            assert!(parse_cpus(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_cpus("254"), Ok(254));
+    }
+}

@@ -1,0 +1,218 @@
+//! Where the serial port's output goes.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::config::SerialTarget;
+use crate::error::Error;
+
+/// Output of the serial port.
+#[derive(Debug)]
+pub enum Sink {
+    /// Standard output.
+    Stdout(io::Stdout),
+    /// Dropped.
+    Null,
+    /// A file, truncated when the machine starts.
+    File(File),
+    /// Whoever is connected to a unix socket; dropped while nobody is.
+    Socket(Client),
+}
+
+/// The one client of a console socket, shared by the serial port and the event loop.
+#[derive(Clone, Debug, Default)]
+pub struct Client(Arc<Mutex<Option<UnixStream>>>);
+
+impl Client {
+    /// Makes `stream` the client; the one before it, if any, is disconnected.
+    ///
+    /// # Errors
+    /// When the stream can not be made non-blocking: a client that stops reading must not stop
+    /// the vCPU that writes.
+    pub fn replace(&self, stream: Option<UnixStream>) -> io::Result<()> {
+        if let Some(stream) = &stream {
+            stream.set_nonblocking(true)?;
+        }
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = stream;
+        Ok(())
+    }
+
+    fn write(&self, bytes: &[u8]) {
+        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(stream) = guard.as_mut() else { return };
+        match stream.write(bytes) {
+            Ok(_) => {}
+            // The socket's own buffer is the backlog; what does not fit is lost, as on a wire.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => *guard = None,
+        }
+    }
+}
+
+impl Sink {
+    /// Opens the sink of `target`. For a socket, the listener is returned beside it.
+    ///
+    /// # Errors
+    /// [`Error::File`] when the file can not be created, or the socket's path is in use.
+    pub fn open(target: &SerialTarget) -> Result<(Self, Option<Listener>), Error> {
+        Ok(match target {
+            SerialTarget::Stdio => (Self::Stdout(io::stdout()), None),
+            SerialTarget::Null => (Self::Null, None),
+            SerialTarget::File(path) => {
+                let file = File::create(path).map_err(|source| Error::File {
+                    what: "serial output file",
+                    path: path.clone(),
+                    remedy: "name a file in a directory that exists and that you may write to",
+                    source,
+                })?;
+                (Self::File(file), None)
+            }
+            SerialTarget::Unix(path) => {
+                let client = Client::default();
+                let listener = Listener::bind(path)?;
+                (Self::Socket(client), Some(listener))
+            }
+        })
+    }
+
+    /// The socket's client slot, for the event loop; `None` for other sinks.
+    pub fn client(&self) -> Option<Client> {
+        match self {
+            Self::Socket(client) => Some(client.clone()),
+            _ => None,
+        }
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Stdout(out) => out.write_all(bytes)?,
+            Self::Null => {}
+            Self::File(file) => file.write_all(bytes)?,
+            Self::Socket(client) => client.write(bytes),
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            // A console shows each byte as it comes; std buffers standard output by lines.
+            Self::Stdout(out) => out.flush(),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A listening console socket, whose path is removed with it.
+#[derive(Debug)]
+pub struct Listener {
+    socket: UnixListener,
+    path: PathBuf,
+}
+
+impl Listener {
+    fn bind(path: &Path) -> Result<Self, Error> {
+        let fail = |remedy| {
+            move |source| Error::File {
+                what: "serial socket",
+                path: path.to_owned(),
+                remedy,
+                source,
+            }
+        };
+        // A socket that nobody listens on is left over from a process that was killed.
+        let stale = path
+            .symlink_metadata()
+            .is_ok_and(|meta| meta.file_type().is_socket())
+            && UnixStream::connect(path)
+                .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+        if stale {
+            std::fs::remove_file(path).map_err(fail("remove the left-over socket"))?;
+        }
+        let socket = UnixListener::bind(path).map_err(fail(
+            "name a path that does not exist yet, in a directory that does",
+        ))?;
+        socket.set_nonblocking(true).map_err(fail("try again"))?;
+        Ok(Self {
+            socket,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Takes a waiting client; `None` when there is none (any more).
+    pub fn accept(&self) -> Option<UnixStream> {
+        self.socket.accept().ok().map(|(stream, _)| stream)
+    }
+}
+
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> i32 {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_serves_one_client_after_another_and_goes_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("console");
+        let (mut sink, listener) = Sink::open(&SerialTarget::Unix(path.clone())).unwrap();
+        let listener = listener.unwrap();
+        sink.write_all(b"nobody hears").unwrap();
+        for _ in 0..2 {
+            let mut peer = UnixStream::connect(&path).unwrap();
+            sink.client().unwrap().replace(listener.accept()).unwrap();
+            sink.write_all(b"hello").unwrap();
+            let mut heard = [0; 5];
+            peer.read_exact(&mut heard).unwrap();
+            assert_eq!(&heard, b"hello");
+        }
+        drop(listener);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_client_that_never_reads_does_not_block_the_writer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("console");
+        let (mut sink, listener) = Sink::open(&SerialTarget::Unix(path.clone())).unwrap();
+        let _peer = UnixStream::connect(&path).unwrap();
+        sink.client()
+            .unwrap()
+            .replace(listener.unwrap().accept())
+            .unwrap();
+        for _ in 0..4096 {
+            sink.write_all(&[b'x'; 1024]).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_left_over_socket_is_replaced_but_a_file_or_a_live_socket_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("console");
+        drop(UnixListener::bind(&path).unwrap());
+        let (_sink, live) = Sink::open(&SerialTarget::Unix(path.clone())).unwrap();
+        assert!(Sink::open(&SerialTarget::Unix(path.clone())).is_err());
+        drop(live);
+        std::fs::write(&path, b"precious").unwrap();
+        assert!(Sink::open(&SerialTarget::Unix(path.clone())).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    }
+}

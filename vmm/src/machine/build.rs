@@ -1,0 +1,172 @@
+//! Building a machine, in the order that KVM and the guest's first look at it need.
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use strata_boot::{Boot, Cache, Entry, Initrd, Kernel};
+use strata_interrupts::{Controller, Kind};
+use strata_memory::{Backing, GuestRam, Pages, RamConfig};
+use strata_vcpu::{Host, VcpuThread};
+
+use super::Ended;
+use super::input::Source;
+use crate::arch;
+use crate::config::{HugePages, Irqchip, KernelMode, MachineConfig, MemoryConfig};
+use crate::console::sink::Sink;
+use crate::devices::{self, Bus, PowerButton, SerialPort};
+use crate::error::Error;
+use crate::sys;
+
+/// A machine whose vCPUs have yet to be let go.
+///
+/// The fields are dropped in this order: vCPUs use what follows them.
+pub(super) struct Machine {
+    pub(super) vcpus: Vec<VcpuThread>,
+    pub(super) ended: Arc<Ended>,
+    pub(super) serial: Arc<SerialPort>,
+    pub(super) power_button: Arc<PowerButton>,
+    input: Cell<Option<Source>>,
+    _vm: Arc<VmFd>,
+    _ram: GuestRam,
+}
+
+impl Machine {
+    pub(super) fn build(config: &MachineConfig) -> Result<Self, Error> {
+        let host = open_host(config)?;
+        let kernel = open_kernel(config)?;
+        let initrd = config.initrd.as_deref().map(Initrd::open).transpose()?;
+        let (sink, listener) = Sink::open(&config.serial)?;
+        let ram = GuestRam::new(&ram_config(&config.memory), &arch::RAM_LAYOUT)?;
+
+        let vm = Arc::new(host.kvm().create_vm().map_err(|source| Error::Kvm {
+            what: "create a machine",
+            source,
+        })?);
+        arch::prepare_vm(&vm)?;
+        let kind = match config.irqchip {
+            Irqchip::Kernel => Kind::InKernel,
+            Irqchip::Split => Kind::Split,
+        };
+        let controller = Controller::new(Arc::clone(&vm), kind)?;
+
+        let rsdp = arch::write_firmware(&arch::platform(config.cpus), ram.memory())?;
+        let entry = load(config, &kernel, initrd.as_ref(), rsdp, &ram)?;
+        let vcpus = arch::create_vcpus(&host, &vm, config, ram.memory(), &entry)?;
+        map_ram(&vm, &ram)?;
+
+        let input = Source::of(&config.serial, listener, sink.client());
+        let devices = devices::create(&controller, sink)?;
+        let ended = Arc::new(Ended::new()?);
+        let bus = Arc::new(Bus::new(
+            devices.io,
+            devices.power,
+            controller,
+            ram.memory().clone(),
+            Arc::clone(&ended),
+        ));
+        let vcpus = vcpus
+            .into_iter()
+            .map(|vcpu| VcpuThread::spawn(vcpu, Arc::clone(&bus)))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            vcpus,
+            ended,
+            serial: devices.serial,
+            power_button: devices.power_button,
+            input: Cell::new(input),
+            _vm: vm,
+            _ram: ram,
+        })
+    }
+
+    /// The console's input, once.
+    pub(super) fn take_input(&self) -> Option<Source> {
+        self.input.take()
+    }
+}
+
+fn open_host(config: &MachineConfig) -> Result<Host, Error> {
+    let host = Host::open()?;
+    if !host.kind().runs_stock_kernels() && !config.pvm_kernel {
+        return Err(Error::PvmHost);
+    }
+    host.check()?;
+    Ok(host)
+}
+
+fn open_kernel(config: &MachineConfig) -> Result<Kernel, Error> {
+    let kernel = match config.kernel_mode {
+        KernelMode::Bzimage => Kernel::open(&config.kernel)?,
+        KernelMode::Extract => {
+            match Kernel::open_unpacked(&config.kernel, Cache::of_user().as_ref()) {
+                Ok(kernel) => kernel,
+                Err(strata_boot::Error::Kernel { source, .. })
+                    if matches!(*source, strata_boot::Error::UnknownCompression { .. }) =>
+                {
+                    log::info!("{source}");
+                    Kernel::open(&config.kernel)?
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    };
+    if let Some(warning) = kernel.warning() {
+        log::warn!("{warning}");
+    }
+    Ok(kernel)
+}
+
+fn ram_config(memory: &MemoryConfig) -> RamConfig {
+    let pages = match memory.hugepages {
+        HugePages::Transparent => Pages::Transparent,
+        HugePages::Off => Pages::Small,
+        HugePages::Size2M => Pages::Huge2M,
+        HugePages::Size1G => Pages::Huge1G,
+    };
+    let backing = if memory.shared {
+        Backing::Memfd(pages)
+    } else {
+        Backing::Anonymous(pages)
+    };
+    RamConfig {
+        size: memory.size,
+        backing,
+    }
+}
+
+fn load(
+    config: &MachineConfig,
+    kernel: &Kernel,
+    initrd: Option<&Initrd>,
+    rsdp: u64,
+    ram: &GuestRam,
+) -> Result<Entry, Error> {
+    let boot = Boot {
+        kernel,
+        command_line: config.cmdline.as_bytes(),
+        initrd,
+        rsdp: Some(rsdp),
+        reserved: &[],
+        protocol: None,
+    };
+    Ok(boot.load(ram.memory())?)
+}
+
+fn map_ram(vm: &VmFd, ram: &GuestRam) -> Result<(), Error> {
+    for (slot, region) in (0_u32..).zip(ram.regions()) {
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: region.guest_base().0,
+            memory_size: region.size(),
+            userspace_addr: region.host_addr() as u64,
+        };
+        sys::set_memory_region(vm, region).map_err(|source| Error::Kvm {
+            what: "map guest memory",
+            source,
+        })?;
+    }
+    Ok(())
+}

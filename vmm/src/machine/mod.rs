@@ -1,0 +1,148 @@
+//! A machine's life: built, run, ended.
+//!
+//! The main thread runs the event loop: signals, the console's input, and the news that a vCPU
+//! has ended. Each vCPU has a thread, which serves its own exits. There are no other threads.
+
+mod build;
+mod ended;
+mod input;
+mod signals;
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
+use strata_vcpu::{Cause, ExitReason, VcpuThread};
+
+use self::build::Machine;
+pub use self::ended::Ended;
+use self::ended::EndedWatch;
+use self::input::Input;
+use self::signals::Signals;
+use crate::arch;
+use crate::config::{MachineConfig, SerialTarget};
+use crate::console::terminal::RawMode;
+use crate::error::Error;
+use crate::exit::Outcome;
+
+/// Where the parts of the main loop say that, and how, the machine ends.
+#[derive(Clone, Default)]
+struct End(Rc<Cell<Option<Finish>>>);
+
+/// What ends the main loop.
+#[derive(Clone, Copy, Debug)]
+enum Finish {
+    /// From outside: a signal, or the person at the console.
+    Outside(Outcome),
+    /// A vCPU has ended; [`Ended`] says why.
+    Vcpu,
+}
+
+impl End {
+    fn set(&self, finish: Finish) {
+        if self.0.get().is_none() {
+            self.0.set(Some(finish));
+        }
+    }
+}
+
+/// Adds a descriptor of our own to the loop, which can only fail for want of kernel memory: the
+/// machine then goes on without that descriptor's events, and says so.
+fn watch(ops: &mut EventOps<'_>, events: Events) {
+    if let Err(error) = ops.add(events) {
+        log::error!("the event loop does not take a descriptor: {error}");
+    }
+}
+
+/// Builds the machine that `config` describes, and runs it to its end.
+///
+/// # Errors
+/// When the machine can not be built, or can not go on for a reason that is not the guest's own.
+pub fn run(config: &MachineConfig) -> Result<Outcome, Error> {
+    // Before there is any other thread, so that all have these signals blocked.
+    let signals = Signals::block()?;
+    let machine = Machine::build(config)?;
+    let raw_mode = match config.serial {
+        SerialTarget::Stdio => RawMode::enter()
+            .map_err(|source| Error::Host {
+                what: "set up the terminal",
+                source,
+            })?
+            .map(Rc::new),
+        _ => None,
+    };
+    let finish = main_loop(&machine, signals, raw_mode.clone())?;
+    // No vCPU writes to the terminal any more once it is given back.
+    let Machine { vcpus, ended, .. } = machine;
+    for vcpu in &vcpus {
+        vcpu.stop()?;
+    }
+    let outcome = match finish {
+        Finish::Outside(outcome) => Ok(outcome),
+        Finish::Vcpu => outcome_of(&vcpus, &ended),
+    };
+    drop(vcpus);
+    drop(raw_mode);
+    outcome
+}
+
+fn main_loop(
+    machine: &Machine,
+    signals: std::os::fd::OwnedFd,
+    raw_mode: Option<Rc<RawMode>>,
+) -> Result<Finish, Error> {
+    let end = End::default();
+    let interactive = raw_mode.is_some();
+    let mut events =
+        EventManager::<Box<dyn MutEventSubscriber>>::new().map_err(Error::EventLoop)?;
+    events.add_subscriber(Box::new(EndedWatch::new(
+        machine.ended.clone(),
+        end.clone(),
+    )));
+    let button = machine.power_button.clone();
+    events.add_subscriber(Box::new(Signals::new(
+        signals,
+        button,
+        raw_mode,
+        end.clone(),
+    )));
+    if let Some(source) = machine.take_input() {
+        let port = machine.serial.clone();
+        events.add_subscriber(Box::new(Input::new(source, port, interactive, end.clone())));
+    }
+    for vcpu in &machine.vcpus {
+        vcpu.resume()?;
+    }
+    loop {
+        events.run().map_err(Error::EventLoop)?;
+        if let Some(finish) = end.0.get() {
+            return Ok(finish);
+        }
+    }
+}
+
+/// What the first vCPU to end makes of the whole machine.
+fn outcome_of(vcpus: &[VcpuThread], ended: &Ended) -> Result<Outcome, Error> {
+    let Some((vcpu, reason)) = ended.first() else {
+        return Ok(Outcome::Terminated);
+    };
+    match reason {
+        ExitReason::Shutdown => Ok(Outcome::PowerOff),
+        ExitReason::Reset => {
+            let vcpu = vcpus.iter().find(|thread| thread.index() == vcpu);
+            let panicked = vcpu
+                .is_some_and(|vcpu| vcpu.with_paused(arch::reset_was_abrupt).unwrap_or_default());
+            Ok(if panicked {
+                Outcome::GuestPanic
+            } else {
+                Outcome::Reboot
+            })
+        }
+        ExitReason::Abnormal(exit) if exit.cause == Cause::TripleFault => {
+            log::warn!("{exit}");
+            Ok(Outcome::GuestPanic)
+        }
+        ExitReason::Abnormal(exit) => Err(Error::Stopped(exit)),
+        ExitReason::Halted | ExitReason::Stopped | _ => Ok(Outcome::Terminated),
+    }
+}

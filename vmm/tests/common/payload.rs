@@ -1,0 +1,205 @@
+//! The payloads' code: 32-bit protected mode, no paging, position-independent.
+
+use std::arch::global_asm;
+
+use strata_legacy::{AcpiPower, layout};
+
+/// A small guest.
+#[derive(Clone, Copy, Debug)]
+pub enum Payload {
+    /// Says `ready` and powers off.
+    PowerOff,
+    /// Says `ready` and asks for a reset.
+    Reset,
+    /// Says `ready` and triple-faults.
+    TripleFault,
+    /// Says `ready`, then back whatever it is told, until it is told `q`: then it powers off.
+    Echo,
+    /// Says `ready` and waits for the power button; then it says `pressed` and powers off.
+    Button,
+    /// Says `ready` and spins without looking at anything.
+    Spin,
+    /// Says `ready` and halts with interrupts off.
+    Halt,
+    /// Says `ready`, reads and writes ports and addresses where nothing is, and powers off.
+    Wild,
+}
+
+impl Payload {
+    /// The machine code, to be entered at its first byte.
+    pub fn code(self) -> &'static [u8] {
+        let (start, end) = match self {
+            Self::PowerOff => (&raw const power_off, &raw const power_off_end),
+            Self::Reset => (&raw const reset, &raw const reset_end),
+            Self::TripleFault => (&raw const triple_fault, &raw const triple_fault_end),
+            Self::Echo => (&raw const echo, &raw const echo_end),
+            Self::Button => (&raw const button, &raw const button_end),
+            Self::Spin => (&raw const spin, &raw const spin_end),
+            Self::Halt => (&raw const halt, &raw const halt_end),
+            Self::Wild => (&raw const wild, &raw const wild_end),
+        };
+        let len = end as usize - start as usize;
+        // SAFETY: both labels are of one contiguous run of code below, which is read-only and
+        // lives as long as the program.
+        unsafe { std::slice::from_raw_parts(start, len) }
+    }
+}
+
+macro_rules! labels {
+    ($($name:ident),*) => { unsafe extern "C" { $(static $name: u8;)* } };
+}
+labels!(
+    power_off,
+    power_off_end,
+    reset,
+    reset_end,
+    triple_fault,
+    triple_fault_end
+);
+labels!(
+    echo, echo_end, button, button_end, spin, spin_end, halt, halt_end, wild, wild_end
+);
+
+// S5 is sleep type 5 in `\_S5`; bit 5 of the sleep control register is SLP_EN (ACPI 6.5 §4.8.3.7).
+global_asm!(
+    r#"
+    .macro BEGIN name
+    .section .rodata.payload.\name, "a"
+    .globl \name
+\name:
+    .code32
+    mov esp, 0x300000
+    SAY "ready"
+    .endm
+
+    .macro SAY text
+    call 2f
+    .asciz "\text\r\n"
+2:  pop esi
+    mov edx, 0x3f8
+3:  lodsb
+    test al, al
+    jz 4f
+    out dx, al
+    jmp 3b
+4:
+    .endm
+
+    .macro OFF
+    mov edx, {sleep}
+    mov al, {s5}
+    out dx, al
+    .endm
+
+    .macro FINISH name
+5:  hlt
+    jmp 5b
+    .globl \name\()_end
+\name\()_end:
+    .code64
+    .previous
+    .endm
+
+    BEGIN power_off
+    OFF
+    FINISH power_off
+
+    BEGIN reset
+    mov edx, {reset_port}
+    mov al, {reset_value}
+    out dx, al
+    FINISH reset
+
+    BEGIN triple_fault
+    push 0
+    push 0
+    lidt [esp]
+    ud2
+    FINISH triple_fault
+
+    BEGIN echo
+6:  mov edx, 0x3fd
+    in al, dx
+    test al, 1
+    jz 6b
+    mov edx, 0x3f8
+    in al, dx
+    out dx, al
+    cmp al, 'q'
+    jne 6b
+    OFF
+    FINISH echo
+
+    // The power button is the IOAPIC's pin 5: vector 0x40, whose handler never returns.
+    BEGIN button
+    call 6f
+    .quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff
+6:  push 0x17 << 16
+    lgdt [esp + 2]
+    call 6f
+    SAY "pressed"
+    OFF
+7:  hlt
+    jmp 7b
+6:  pop eax
+    mov edi, 0x280000 + 0x40 * 8
+    mov [edi], ax
+    mov word ptr [edi + 2], 0x08
+    shr eax, 16
+    mov word ptr [edi + 4], 0x8e00
+    mov [edi + 6], ax
+    push 0x280000
+    push 0x7ff << 16
+    lidt [esp + 2]
+    mov dword ptr [0xfee000f0], 0x1ff
+    mov dword ptr [0xfec00000], 0x1b
+    mov dword ptr [0xfec00010], 0
+    mov dword ptr [0xfec00000], 0x1a
+    mov dword ptr [0xfec00010], 0x40
+    SAY "listening"
+    sti
+9:  hlt
+    jmp 9b
+    FINISH button
+
+    BEGIN spin
+6:  jmp 6b
+    FINISH spin
+
+    BEGIN halt
+    cli
+    FINISH halt
+
+    BEGIN wild
+    mov edx, 0x9000
+6:  mov eax, edx
+    out dx, al
+    out dx, ax
+    out dx, eax
+    in al, dx
+    in ax, dx
+    in eax, dx
+    add edx, 0x777
+    cmp edx, 0xffff
+    jbe 6b
+    mov edx, 0xffff
+    in eax, dx
+    out dx, eax
+    mov edi, 0xd0000000
+    mov ecx, 64
+7:  mov [edi], eax
+    mov [edi + 1], ax
+    mov ebx, [edi]
+    mov bl, [edi + 3]
+    add edi, 0x1234567
+    loop 7b
+    mov eax, [0xfffffffc]
+    SAY "unharmed"
+    OFF
+    FINISH wild
+    "#,
+    sleep = const layout::ACPI_POWER,
+    s5 = const (AcpiPower::S5 << AcpiPower::SLEEP_TYPE_SHIFT) | AcpiPower::SLEEP_ENABLE,
+    reset_port = const layout::ACPI_POWER as u64 + AcpiPower::RESET,
+    reset_value = const AcpiPower::RESET_VALUE,
+);

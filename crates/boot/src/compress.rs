@@ -122,6 +122,7 @@ impl Compression {
 
     /// The legacy frame: a magic number, then blocks, each with its compressed size before it.
     fn unpack_lz4(self, payload: &[u8], limit: u64) -> Result<Vec<u8>> {
+        use lz4_flex::block::{DecompressError, decompress_into};
         const MAGIC: usize = 4;
         let mut out = Vec::new();
         let mut rest = payload.get(MAGIC..).unwrap_or_default();
@@ -136,12 +137,14 @@ impl Compression {
                 return Err(self.damaged("an empty block"));
             }
             let done = out.len();
-            out.resize(done + LZ4_BLOCK, 0);
-            let len = lz4_flex::block::decompress_into(block, &mut out[done..])
-                .map_err(|e| self.damaged(e))?;
-            out.truncate(done + len);
-            if out.len() as u64 > limit {
-                return Err(Error::PayloadTooLarge { limit });
+            let room = limit.saturating_sub(done as u64).min(LZ4_BLOCK as u64) as usize;
+            out.resize(done + room, 0);
+            match decompress_into(block, &mut out[done..]) {
+                Ok(len) => out.truncate(done + len),
+                Err(DecompressError::OutputTooSmall { .. }) if room < LZ4_BLOCK => {
+                    return Err(Error::PayloadTooLarge { limit });
+                }
+                Err(e) => return Err(self.damaged(e)),
             }
             rest = &rest[4 + block.len()..];
         }

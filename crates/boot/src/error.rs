@@ -87,8 +87,8 @@ pub enum Error {
         "it is an x86-64 ELF file without a PVH note, and not a Linux vmlinux; use a bzImage, a vmlinux, or a kernel built with CONFIG_PVH=y"
     )]
     NoEntry,
-    /// A header contradicts itself or the format.
-    #[error("its header is damaged: {what}; copy or build it again")]
+    /// The file contradicts itself or its format.
+    #[error("it is damaged: {what}; copy or build it again")]
     Malformed {
         /// The contradiction.
         what: &'static str,

@@ -1,9 +1,14 @@
 //! Kernel images made from parts, for tests that have no real kernel at hand.
 
+use std::path::Path;
+
 use crate::bytes::put;
+use crate::error::Result;
+use crate::kernel::Kernel;
 use crate::kernel::bzimage::{BOOT_FLAG, HEADER_MAGIC};
 use crate::kernel::dense::{ehdr, phdr, push_note};
 use crate::kernel::elf::{EHDR_SIZE, PHDR_SIZE, PT_LOAD, PT_NOTE, PVH_NOTE, Segment};
+use crate::source::Source;
 
 /// Where the kernel map of x86-64 Linux begins.
 const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
@@ -149,6 +154,15 @@ impl BzImageKernel {
         put(&mut file, KERNEL + PAYLOAD, &self.payload);
         file
     }
+}
+
+/// Opens a kernel that lies in memory, as [`Kernel::open`] opens a file.
+///
+/// # Errors
+///
+/// Those of [`Kernel::open`].
+pub fn open_bytes(bytes: Vec<u8>) -> Result<Kernel> {
+    Kernel::from_source(Path::new("memory"), Source::Memory(bytes))
 }
 
 /// A payload with the unpacked size behind it, as the kernel's build puts it there for all methods

@@ -1,5 +1,7 @@
 //! The ACPI tables: sums, links, and the disassembler's and compiler's opinion.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::process::Command;
 
 use strata_boot::Error;

@@ -1,5 +1,7 @@
 //! Kernels as they lie in guest memory when the guest starts.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod common;
 
 use common::{cause, file, memory, read, u32_at, u64_at};

@@ -84,8 +84,12 @@ impl Kernel {
     ///
     /// [`Error::Kernel`], whose source says why the file can not be used.
     pub fn open(path: &Path) -> Result<Self> {
-        let opened = Source::open(path).and_then(|source| Self::parse(path, source));
-        opened.map_err(|e| in_file(path, e))
+        let source = Source::open(path).map_err(|e| in_file(path, e))?;
+        Self::from_source(path, source)
+    }
+
+    pub(crate) fn from_source(path: &Path, source: Source) -> Result<Self> {
+        Self::parse(path, source).map_err(|e| in_file(path, e))
     }
 
     /// Opens a kernel in the form that loads and starts fastest: the ELF kernel inside a bzImage,

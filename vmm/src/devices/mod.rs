@@ -1,6 +1,7 @@
 //! The machine's devices, and how they reach its interrupts.
 
 mod bus;
+mod pci_config;
 mod ports;
 mod power;
 mod serial;
@@ -14,6 +15,7 @@ use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 use vm_device::{DeviceMmio, DevicePio};
 
 pub use self::bus::Bus;
+use self::pci_config::PciConfigPorts;
 use self::ports::Ports;
 pub use self::power::{Power, PowerButton};
 pub use self::serial::SerialPort;
@@ -76,6 +78,14 @@ pub fn create(controller: &Controller, sink: Sink) -> Result<Devices, Error> {
         "the panic device",
         Pvpanic,
         &power,
+    )?;
+    let pci = Arc::new(PciConfigPorts::default());
+    add_ports(
+        &mut io,
+        PciConfigPorts::BASE,
+        PciConfigPorts::PORTS,
+        "the PCI bus",
+        pci,
     )?;
     if let Some((base, size)) = controller.mmio_window() {
         add_window(

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
+use std::thread;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
@@ -40,19 +41,17 @@ impl Machine {
         let (sink, listener) = Sink::open(&config.serial)?;
         let ram = GuestRam::new(&ram_config(&config.memory), &arch::RAM_LAYOUT)?;
 
-        let vm = Arc::new(host.kvm().create_vm().map_err(|source| Error::Kvm {
-            what: "create a machine",
-            source,
-        })?);
-        arch::prepare_vm(&vm)?;
-        let kind = match config.irqchip {
-            Irqchip::Kernel => Kind::InKernel,
-            Irqchip::Split => Kind::Split,
-        };
-        let controller = Controller::new(Arc::clone(&vm), kind)?;
-
-        let rsdp = arch::write_firmware(&arch::platform(config.cpus), ram.memory())?;
-        let entry = load(config, &kernel, initrd.as_ref(), rsdp, &ram)?;
+        // KVM_CREATE_VM waits for an RCU grace period, some milliseconds (it starts a worker and
+        // moves it between control groups), in which this thread can load the kernel.
+        let (vm, loaded) = thread::scope(|scope| {
+            let vm = scope.spawn(|| create_vm(&host, config));
+            let loaded = load(config, &kernel, initrd.as_ref(), &ram);
+            let vm = vm
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            (vm, loaded)
+        });
+        let ((vm, controller), entry) = (vm?, loaded?);
         let vcpus = arch::create_vcpus(&host, &vm, config, ram.memory(), &entry)?;
         map_ram(&vm, &ram)?;
 
@@ -136,13 +135,30 @@ fn ram_config(memory: &MemoryConfig) -> RamConfig {
     }
 }
 
+/// A machine of KVM's with its interrupt controller, and nothing else yet.
+fn create_vm(host: &Host, config: &MachineConfig) -> Result<(Arc<VmFd>, Controller), Error> {
+    let vm = host.kvm().create_vm().map_err(|source| Error::Kvm {
+        what: "create a machine",
+        source,
+    })?;
+    let vm = Arc::new(vm);
+    arch::prepare_vm(&vm)?;
+    let kind = match config.irqchip {
+        Irqchip::Kernel => Kind::InKernel,
+        Irqchip::Split => Kind::Split,
+    };
+    let controller = Controller::new(Arc::clone(&vm), kind)?;
+    Ok((vm, controller))
+}
+
+/// Fills guest memory: firmware tables, kernel, initrd and boot parameters.
 fn load(
     config: &MachineConfig,
     kernel: &Kernel,
     initrd: Option<&Initrd>,
-    rsdp: u64,
     ram: &GuestRam,
 ) -> Result<Entry, Error> {
+    let rsdp = arch::write_firmware(&arch::platform(config.cpus), ram.memory())?;
     let boot = Boot {
         kernel,
         command_line: config.cmdline.as_bytes(),
@@ -154,7 +170,8 @@ fn load(
     Ok(boot.load(ram.memory())?)
 }
 
-fn map_ram(vm: &VmFd, ram: &GuestRam) -> Result<(), Error> {
+/// Gives guest RAM to KVM, a memory slot for each region.
+pub(crate) fn map_ram(vm: &VmFd, ram: &GuestRam) -> Result<(), Error> {
     for (slot, region) in (0_u32..).zip(ram.regions()) {
         let region = kvm_userspace_memory_region {
             slot,

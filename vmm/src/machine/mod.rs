@@ -15,6 +15,7 @@ use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, Subscrib
 use strata_vcpu::{Cause, ExitReason, VcpuThread};
 
 use self::build::Machine;
+pub(crate) use self::build::map_ram;
 pub use self::ended::Ended;
 use self::ended::EndedWatch;
 use self::input::Input;

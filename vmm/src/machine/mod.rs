@@ -25,6 +25,7 @@ use crate::config::{MachineConfig, SerialTarget};
 use crate::console::terminal::RawMode;
 use crate::error::Error;
 use crate::exit::Outcome;
+use crate::sys;
 
 /// Where the parts of the main loop say that, and how, the machine ends.
 #[derive(Clone, Default)]
@@ -114,6 +115,7 @@ fn main_loop(
     for vcpu in &machine.vcpus {
         vcpu.resume()?;
     }
+    sys::drop_startup_code();
     loop {
         events.run().map_err(Error::EventLoop)?;
         if let Some(finish) = end.0.get() {

@@ -6,10 +6,11 @@ use std::time::Duration;
 use std::{fs, str};
 
 use crate::error::{Error, Result, tail};
+use crate::exits::{self, Exits, Symbols};
 use crate::lab::Lab;
 use crate::machine::{Machine, Upload};
 use crate::recipe::{ASSETS, CMDLINE, Config, MARKER, SERIES};
-use crate::report::{Cost, sections};
+use crate::report::{Cost, Sections, sections};
 use crate::template::expand;
 
 /// How much of a guest's console an error quotes, in bytes.
@@ -81,29 +82,48 @@ impl Boot {
     /// # Errors
     /// [`Error::NoMarker`] shows the console of a guest that did not come up.
     pub fn measure(&self, lab: &Lab, runs: usize) -> Result<Vec<Cost>> {
+        let (machine, argv) = self.set_up(lab)?;
+        let boot = |_| Cost::read(&self.boot_once(&machine, "probe", &argv)?, self.memory_mib);
+        (0..runs).map(boot).collect()
+    }
+
+    /// Boots once and counts what the guest left for, most frequent first. Functions have names if
+    /// the guest runs level 1's own kernel, where it was linked (`nokaslr`).
+    ///
+    /// # Errors
+    /// As [`Boot::measure`].
+    pub fn exits(&self, lab: &Lab) -> Result<Vec<Exits>> {
+        let (machine, argv) = self.set_up(lab)?;
+        let sections = self.boot_once(&machine, "exits", &argv)?;
+        let symbols = if self.kernel == SERIES[0] {
+            Symbols::read(
+                &machine
+                    .run(&["cat", "/proc/kallsyms"], self.limit)?
+                    .stdout_text(),
+            )
+        } else {
+            Symbols::default()
+        };
+        exits::read(&sections, &symbols)
+    }
+
+    /// A level 1 with all that the boot needs, and the monitor's command line there.
+    fn set_up(&self, lab: &Lab) -> Result<(Machine, Vec<String>)> {
         let machine = lab.restore(&self.level1())?;
         let mut files = self.with.clone();
-        let vmm = place(&self.vmm, &mut files)?;
+        let mut argv = vec![place(&self.vmm, &mut files)?];
         libraries(&self.vmm, &mut files)?;
         let values = self.values(&mut files)?;
         machine.put(&files)?;
         let values: Vec<_> = values.iter().map(|(name, v)| (*name, v.as_str())).collect();
-        let mut argv = vec![vmm];
         for arg in &self.args {
             argv.push(expand(arg, &values)?);
         }
         self.warm(&machine, &argv[0], &values)?;
         if self.format == Format::Extracted {
-            self.boot_once(&machine, &argv)?;
+            self.boot_once(&machine, "probe", &argv)?;
         }
-        (0..runs)
-            .map(|_| {
-                if self.format == Format::BzImage {
-                    machine.run(&["sh", "-c", "rm -rf $XDG_CACHE_HOME"], self.limit)?;
-                }
-                self.boot_once(&machine, &argv)
-            })
-            .collect()
+        Ok((machine, argv))
     }
 
     /// A level 1 that the guest fits in.
@@ -160,14 +180,17 @@ impl Boot {
         machine.run(&argv, self.limit)?.checked("md5sum").map(drop)
     }
 
-    fn boot_once(&self, machine: &Machine, argv: &[String]) -> Result<Cost> {
+    fn boot_once(&self, machine: &Machine, probe: &str, argv: &[String]) -> Result<Sections> {
+        if self.format == Format::BzImage {
+            machine.run(&["sh", "-c", "rm -rf $XDG_CACHE_HOME"], self.limit)?;
+        }
         let seconds = self.limit.as_secs().to_string();
-        let mut command = vec!["lab-agent", "probe", MARKER, &seconds];
+        let mut command = vec!["lab-agent", probe, MARKER, &seconds];
         command.extend(argv.iter().map(String::as_str));
-        // In an emulated second much less happens than in the host's.
-        let output = machine
-            .run(&command, self.limit)?
-            .checked("lab-agent probe")?;
+        let output = match machine.run(&command, self.limit) {
+            Err(Error::Timeout { .. }) => return Err(self.late(machine)),
+            output => output?.checked("lab-agent probe")?,
+        };
         let sections = sections(&output.stdout).ok_or_else(|| Error::Report {
             what: "sections".into(),
         })?;
@@ -184,8 +207,24 @@ impl Boot {
                 stderr,
             });
         }
-        Cost::read(&sections, self.memory_mib)
+        Ok(sections)
     }
+
+    /// What is known of a boot that took longer than its limit on the host.
+    fn late(&self, machine: &Machine) -> Error {
+        Error::NoMarker {
+            status: format!("none within {} s", self.limit.as_secs()),
+            console: words(machine, "/tmp/vmm.console"),
+            stderr: words(machine, "/tmp/vmm.stderr"),
+        }
+    }
+}
+
+/// The end of a file in level 1, for an error; nothing if there is none.
+fn words(machine: &Machine, path: &str) -> String {
+    machine
+        .get(path)
+        .map_or_else(|_| String::new(), |bytes| tail(&bytes, QUOTED))
 }
 
 /// Puts a file of the host on the list of uploads, and gives its path in level 1.

@@ -28,8 +28,11 @@ pub struct Cost {
     pub counters: BTreeMap<String, i64>,
 }
 
+/// The parts of a report, by name.
+pub(crate) type Sections = BTreeMap<String, Vec<u8>>;
+
 /// Splits a report into its sections: `@name length`, the bytes, an end of line.
-pub(crate) fn sections(mut report: &[u8]) -> Option<BTreeMap<String, Vec<u8>>> {
+pub(crate) fn sections(mut report: &[u8]) -> Option<Sections> {
     let mut sections = BTreeMap::new();
     while !report.is_empty() {
         let end = report.iter().position(|b| *b == b'\n')?;
@@ -47,7 +50,7 @@ pub(crate) fn sections(mut report: &[u8]) -> Option<BTreeMap<String, Vec<u8>>> {
 
 impl Cost {
     /// Reads the sections of a boot that reached its marker.
-    pub(crate) fn read(sections: &BTreeMap<String, Vec<u8>>, memory_mib: u32) -> Result<Self> {
+    pub(crate) fn read(sections: &Sections, memory_mib: u32) -> Result<Self> {
         let text = |name: &str| {
             let bytes = sections.get(name).ok_or_else(|| missing(name))?;
             Ok(String::from_utf8_lossy(bytes).into_owned())

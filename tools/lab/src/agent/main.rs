@@ -17,9 +17,11 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match args.as_slice() {
         [_, "serve"] => serve::serve(),
-        [_, "probe", marker, seconds, argv @ ..] => probe::probe(marker, seconds, argv),
+        [_, what @ ("probe" | "exits"), marker, seconds, argv @ ..] => {
+            probe::probe(*what == "exits", marker, seconds, argv)
+        }
         _ => Err(std::io::Error::other(
-            "usage: lab-agent serve | probe MARKER SECONDS PROGRAM..",
+            "usage: lab-agent serve | (probe | exits) MARKER SECONDS PROGRAM..",
         )),
     };
     match done {

@@ -17,18 +17,30 @@ const EXEC: &str = "events/sched/sched_process_exec";
 const ENTRY: &str = "events/kvm/kvm_entry";
 const EXIT: &str = "events/kvm/kvm_exit";
 
-/// The monitor's own messages go here.
+/// The histograms of `exits`: what they count.
+const HISTOGRAMS: [(&str, &str); 5] = [
+    ("kvm_exit", "exit_reason,guest_rip.hex"),
+    ("kvm_pio", "port,rw"),
+    ("kvm_mmio", "gpa.hex,type"),
+    ("kvm_msr", "ecx.hex,write"),
+    ("kvm_cpuid", "function.hex"),
+];
+
+/// The guest's console and the monitor's own messages, for a host that has lost its patience.
+const CONSOLE: &str = "/tmp/vmm.console";
 const STDERR: &str = "/tmp/vmm.stderr";
 
 /// Most console output that is kept, in bytes.
 const MAX_CONSOLE: usize = 1 << 20;
 
-/// Starts `argv`, waits at most `seconds` for `marker` in its output, and reports.
-pub(crate) fn probe(marker: &str, seconds: &str, argv: &[&str]) -> io::Result<()> {
+/// Starts `argv`, waits at most `seconds` for `marker` in its output, and reports; with `exits`
+/// also what the guest left for, which costs the boot time.
+pub(crate) fn probe(exits: bool, marker: &str, seconds: &str, argv: &[&str]) -> io::Result<()> {
     let [program, args @ ..] = argv else {
         return Err(io::Error::other("no program to start"));
     };
     let limit = Duration::from_secs(seconds.parse().map_err(io::Error::other)?);
+    histograms(exits)?;
     let start = arm(program)?;
     let before = counters()?;
     let mut child = Command::new(program)
@@ -51,6 +63,10 @@ pub(crate) fn probe(marker: &str, seconds: &str, argv: &[&str]) -> io::Result<()
     set("tracing_on", "0")?;
     let mut out = io::stdout().lock();
     out.write_all(report.as_bytes())?;
+    for (event, _) in HISTOGRAMS.iter().filter(|_| exits) {
+        let path = Path::new(TRACING).join(format!("events/kvm/{event}/hist"));
+        section(&mut out, event, &fs::read(path)?)?;
+    }
     section(
         &mut out,
         "trace",
@@ -96,6 +112,22 @@ fn arm(program: &str) -> io::Result<File> {
         .open(Path::new(TRACING).join("trace_marker"))
 }
 
+/// Counts anew, or no longer.
+fn histograms(wanted: bool) -> io::Result<()> {
+    for (event, keys) in HISTOGRAMS {
+        let (file, histogram) = (
+            format!("events/kvm/{event}/trigger"),
+            format!("hist:keys={keys}"),
+        );
+        // Not there before the first count.
+        let _ = set(&file, &format!("!{histogram}"));
+        if wanted {
+            set(&file, &format!("{histogram}:size=8192"))?;
+        }
+    }
+    Ok(())
+}
+
 struct Seen {
     console: Vec<u8>,
     marked: bool,
@@ -110,6 +142,7 @@ fn wait_for(marker: &str, limit: Duration, child: &mut Child, mut trace: File) -
         .ok_or_else(|| io::Error::other("no output to read"))?;
     let pid = child.id().try_into().map_err(io::Error::other)?;
     let marker = marker.as_bytes().to_vec();
+    let mut copy = File::create(CONSOLE)?;
     let (sender, receiver) = mpsc::channel();
     let reader = thread::spawn(move || -> io::Result<Seen> {
         let mut console = Vec::new();
@@ -128,6 +161,7 @@ fn wait_for(marker: &str, limit: Duration, child: &mut Child, mut trace: File) -
                 marked = true;
                 break;
             }
+            copy.write_all(&buffer[..count])?;
             if console.len() > MAX_CONSOLE {
                 break;
             }

@@ -35,6 +35,10 @@ pub(super) struct Boot {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// Count what the guest leaves for and where, instead of measuring; lists what makes up at
+    /// least five exits
+    #[arg(long, conflicts_with_all = ["json", "runs"])]
+    exits: bool,
     /// Linux 6.1 or 6.12 of the distribution, or a file
     #[arg(long, default_value = "6.1", value_name = "6.1|6.12|PATH")]
     kernel: String,
@@ -86,6 +90,14 @@ const STRATA_ARGS: &str = "run --kernel {kernel} --initrd {initrd} --cmdline {cm
 
 impl Boot {
     pub(super) fn run(&self) -> Result<ExitCode> {
+        if self.exits {
+            for exits in self.request()?.exits(&Lab::open(progress)?)? {
+                if exits.count >= 5 {
+                    println!("{:>12}  {}", exits.count, exits.what);
+                }
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
         let costs = self
             .request()?
             .measure(&Lab::open(progress)?, self.runs.into())?;

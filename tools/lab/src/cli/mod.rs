@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        clap::CommandFactory::command().debug_assert();
+        <Cli as clap::CommandFactory>::command().debug_assert();
         let _: Cli = Cli::parse_from(["lab", "build"]);
     }
 

@@ -84,24 +84,32 @@ fn section(out: &mut impl Write, name: &str, bytes: &[u8]) -> io::Result<()> {
     writeln!(out)
 }
 
+/// Adds a setting to a file of tracefs. Opening one to truncate it would take all triggers off.
 fn set(file: &str, value: &str) -> io::Result<()> {
-    fs::write(Path::new(TRACING).join(file), value)
-        .map_err(|e| io::Error::other(format!("cannot write {value:?} to tracefs' {file}: {e}")))
+    let path = Path::new(TRACING).join(file);
+    let written = File::options()
+        .write(true)
+        .open(&path)
+        .and_then(|mut file| file.write_all(value.as_bytes()));
+    written.map_err(|e| io::Error::other(format!("cannot write {value:?} to {path:?}: {e}")))
+}
+
+/// Empties the trace or takes all triggers off an event.
+fn clear(file: &str) -> io::Result<()> {
+    File::create(Path::new(TRACING).join(file)).map(drop)
 }
 
 /// Records the monitor's exec and the first guest entry only: what the first exit disables leaves
 /// the rest of the boot nearly undisturbed. The file takes the marker's own entry.
 fn arm(program: &str) -> io::Result<File> {
     set("tracing_on", "0")?;
-    set("trace", "")?;
+    clear("trace")?;
     set("trace_clock", "mono")?;
     set(
         &format!("{EXEC}/filter"),
         &format!("filename == \"{program}\""),
     )?;
     set(&format!("{EXEC}/enable"), "1")?;
-    // Not there before the first run.
-    let _ = set(&format!("{EXIT}/trigger"), "!disable_event:kvm:kvm_entry:1");
     // A trigger that is set before the event is enabled would leave it disabled.
     set(&format!("{ENTRY}/enable"), "0")?;
     set(&format!("{ENTRY}/enable"), "1")?;
@@ -115,14 +123,10 @@ fn arm(program: &str) -> io::Result<File> {
 /// Counts anew, or no longer.
 fn histograms(wanted: bool) -> io::Result<()> {
     for (event, keys) in HISTOGRAMS {
-        let (file, histogram) = (
-            format!("events/kvm/{event}/trigger"),
-            format!("hist:keys={keys}"),
-        );
-        // Not there before the first count.
-        let _ = set(&file, &format!("!{histogram}"));
+        let trigger = format!("events/kvm/{event}/trigger");
+        clear(&trigger)?;
         if wanted {
-            set(&file, &format!("{histogram}:size=8192"))?;
+            set(&trigger, &format!("hist:keys={keys}:size=8192"))?;
         }
     }
     Ok(())

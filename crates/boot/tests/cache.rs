@@ -99,6 +99,27 @@ fn a_changed_kernel_file_is_another_kernel() {
 }
 
 #[test]
+fn a_change_that_keeps_size_and_mtime_is_seen() {
+    let f = Fixture::new();
+    f.open();
+    let mtime = fs::metadata(&f.kernel).unwrap().modified().unwrap();
+    // Longer than a file system's clock ticks.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let other = BzImageKernel {
+        cmdline_size: 100,
+        ..BzImageKernel::small()
+    };
+    fs::write(&f.kernel, other.to_bytes()).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(&f.kernel)
+        .unwrap()
+        .set_modified(mtime)
+        .unwrap();
+    assert_eq!(f.open().limits().cmdline, 100);
+}
+
+#[test]
 fn a_copy_of_a_kernel_file_needs_no_unpacking() {
     let f = Fixture::new();
     f.open();

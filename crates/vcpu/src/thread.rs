@@ -186,6 +186,9 @@ impl VcpuThread {
 
     /// Calls `f` with the paused vCPU, which can not be resumed before `f` returns.
     ///
+    /// An ended vCPU can be looked at too. The port or memory access that ended it may be half
+    /// done in its state, so that it is of no use for a restore.
+    ///
     /// # Errors
     ///
     /// [`Error::NotPaused`].

@@ -15,7 +15,7 @@ pub(crate) struct Ram {
     len: usize,
 }
 
-// SAFETY: the mapping is only accessed by volatile copies, as memory that a guest shares.
+// SAFETY: the mapping is only accessed by copies through raw pointers, never by references.
 unsafe impl Send for Ram {}
 // SAFETY: as above.
 unsafe impl Sync for Ram {}
@@ -53,12 +53,10 @@ impl Ram {
         let Some(at) = self.place(gpa, data.len()) else {
             return false;
         };
-        for (i, byte) in data.iter().enumerate() {
-            // SAFETY: `place` checked that the range is inside of the mapping.
-            let to = unsafe { self.start.add(at + i) };
-            // SAFETY: as above.
-            unsafe { ptr::write_volatile(to.as_ptr(), *byte) };
-        }
+        // SAFETY: `place` checked that the range is inside of the mapping.
+        let to = unsafe { self.start.add(at) };
+        // SAFETY: as above; `data` is no guest memory, so the two do not overlap.
+        unsafe { ptr::copy_nonoverlapping(data.as_ptr(), to.as_ptr(), data.len()) };
         true
     }
 
@@ -67,12 +65,10 @@ impl Ram {
         let Some(at) = self.place(gpa, out.len()) else {
             return false;
         };
-        for (i, byte) in out.iter_mut().enumerate() {
-            // SAFETY: `place` checked that the range is inside of the mapping.
-            let from = unsafe { self.start.add(at + i) };
-            // SAFETY: as above.
-            *byte = unsafe { ptr::read_volatile(from.as_ptr()) };
-        }
+        // SAFETY: `place` checked that the range is inside of the mapping.
+        let from = unsafe { self.start.add(at) };
+        // SAFETY: as above; `out` is no guest memory, so the two do not overlap.
+        unsafe { ptr::copy_nonoverlapping(from.as_ptr(), out.as_mut_ptr(), out.len()) };
         true
     }
 

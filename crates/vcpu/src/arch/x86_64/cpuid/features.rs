@@ -76,7 +76,6 @@ pub(super) const AMD_REPEATED: u32 = 0x0183_f3ff;
 /// The first level of x86-64 (System V ABI, 3.1.1), and what every virtual machine has.
 pub(super) const V1: &[Feature] = &[
     feature(LEAF_1_EDX, 0, "fpu"),
-    feature(LEAF_1_EDX, 1, "vme"),
     feature(LEAF_1_EDX, 2, "de"),
     feature(LEAF_1_EDX, 3, "pse"),
     feature(LEAF_1_EDX, 4, "tsc"),

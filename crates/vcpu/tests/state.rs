@@ -2,13 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use strata_vcpu::arch::{CpuidEntry, MsrEntry};
 use strata_vcpu::test_utils::{Access, CODE_ADDR, Irqchip, LongMode, Mode, Recorder, TestVm};
-use strata_vcpu::{Error, ExitReason, Host, Vcpu, VcpuState, VcpuThread};
-
-/// Where the payloads leave their results.
-const RESULT: u64 = 0x8_0000;
+use strata_vcpu::{Error, Vcpu, VcpuState, VcpuThread};
 
 fn spawn(vm: &TestVm, vcpu: Vcpu) -> (VcpuThread, Arc<Recorder>) {
     let recorder = Arc::new(vm.recorder());
@@ -35,78 +33,79 @@ fn moved(vm: &TestVm, thread: VcpuThread, irqchip: Irqchip) -> (TestVm, VcpuThre
     (next, thread, recorder)
 }
 
-/// Runs `code`, moving it to a new VM a few times on its way, and returns its 32 bytes of result.
-fn result_after_moves(mode: &Mode, code: &[u8]) -> [u8; 32] {
+/// Starts the endless loop of `code`, moves it to a new VM a few times on its way, and returns its
+/// state at the `pause` with which its loop begins, `head` bytes from the start.
+fn state_after_moves(mode: &Mode, code: &[u8], head: u64) -> VcpuState {
     let mut vm = TestVm::new(Irqchip::Kernel);
     let (mut thread, _) = spawn(&vm, vm.vcpu_with_code(mode, code));
     thread.resume().unwrap();
-    let mut moves = 0;
-    while moves < 5 {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-        assert!(!thread.has_ended(), "only {moves} moves in mid-computation");
+    for _ in 0..5 {
+        std::thread::sleep(Duration::from_millis(5));
         (vm, thread, _) = moved(&vm, thread, Irqchip::Kernel);
-        moves += 1;
     }
-    assert_eq!(thread.join(), ExitReason::Shutdown);
-    let mut result = [0; 32];
-    vm.read(RESULT, &mut result);
-    result
+    for _ in 0..1000 {
+        std::thread::sleep(Duration::from_millis(1));
+        thread.pause().unwrap();
+        let state = thread
+            .with_paused(|vcpu| vcpu.state(vm.host()).unwrap())
+            .unwrap();
+        let offset = state.regs.rip.wrapping_sub(CODE_ADDR + head);
+        // Before or behind `pause`, where nothing of the round is done.
+        if (offset == 0 || offset == 2) && state.regs.rcx > 100 {
+            return state;
+        }
+        thread.resume().unwrap();
+    }
+    panic!("the guest does not come to the head of its loop");
 }
 
 #[test]
 fn a_computation_in_general_registers_survives_moves() {
-    // PVM emulates each instruction of ring 0.
-    let native = Host::open().unwrap().kind().runs_stock_kernels();
-    let rounds: u32 = if native { 50_000_000 } else { 100_000 };
-    let [a, b, c, d] = rounds.to_le_bytes();
     let code = [
         0xb8, 0x01, 0x00, 0x00, 0x00, // mov eax, 1
-        0xb9, a, b, c, d, // mov ecx, rounds
-        0x48, 0x69, 0xc0, 0x0d, 0x66, 0x19, 0x00, // next: imul rax, rax, 0x19660d
+        0x31, 0xc9, // xor ecx, ecx
+        0xf3, 0x90, // next: pause
+        0x48, 0x69, 0xc0, 0x0d, 0x66, 0x19, 0x00, // imul rax, rax, 0x19660d
         0x48, 0x05, 0x5f, 0xf3, 0x6e, 0x3c, // add rax, 0x3c6ef35f
-        0xff, 0xc9, // dec ecx
-        0x75, 0xef, // jnz next
-        0x48, 0x89, 0x04, 0x25, 0x00, 0x00, 0x08, 0x00, // mov [RESULT], rax
-        0xe6, 0xf4, // out SHUTDOWN_PORT, al
+        0xff, 0xc1, // inc ecx
+        0xeb, 0xed, // jmp next
     ];
-    let expected = (0..rounds).fold(1u64, |x, _| {
-        x.wrapping_mul(0x0019_660d).wrapping_add(0x3c6e_f35f)
-    });
+    let regs = state_after_moves(&Mode::long(), &code, 7).regs;
+    let round = |x: u64, _| x.wrapping_mul(0x0019_660d).wrapping_add(0x3c6e_f35f);
     assert_eq!(
-        result_after_moves(&Mode::long(), &code)[..8],
-        expected.to_le_bytes()
+        regs.rax,
+        (0..regs.rcx).fold(1, round),
+        "after {} rounds",
+        regs.rcx
     );
 }
 
 #[test]
 fn a_computation_in_vector_registers_survives_moves() {
-    const ROUNDS: u32 = 50_000_000;
-    let [a, b, c, d] = ROUNDS.to_le_bytes();
     let code = [
         0xb8, 0x78, 0x56, 0x34, 0x12, // mov eax, 0x12345678
         0x66, 0x0f, 0x6e, 0xf8, // movd xmm7, eax
-        0xb9, a, b, c, d, // mov ecx, ROUNDS
-        0x66, 0x44, 0x0f, 0xd4, 0xc7, // next: paddq xmm8, xmm7
+        0x31, 0xc9, // xor ecx, ecx
+        0xf3, 0x90, // next: pause
+        0x66, 0x44, 0x0f, 0xd4, 0xc7, // paddq xmm8, xmm7
         0x66, 0x41, 0x0f, 0xef, 0xf8, // pxor xmm7, xmm8
-        0xff, 0xc9, // dec ecx
-        0x75, 0xf2, // jnz next
-        0xf3, 0x0f, 0x7f, 0x3c, 0x25, 0x00, 0x00, 0x08, 0x00, // movdqu [RESULT], xmm7
-        0xf3, 0x44, 0x0f, 0x7f, 0x04, 0x25, 0x10, 0x00, 0x08,
-        0x00, // movdqu [RESULT+16], xmm8
-        0xe6, 0xf4, // out SHUTDOWN_PORT, al
+        0xff, 0xc1, // inc ecx
+        0xeb, 0xf0, // jmp next
     ];
-    let (mut xor, mut sum) = (0x1234_5678u64, 0u64);
-    for _ in 0..ROUNDS {
-        sum = sum.wrapping_add(xor);
-        xor ^= sum;
-    }
     let user = Mode::Long(LongMode {
         user: true,
         handlers: vec![],
     });
-    let result = result_after_moves(&user, &code);
-    assert_eq!(result[..8], xor.to_le_bytes());
-    assert_eq!(result[16..24], sum.to_le_bytes());
+    let state = state_after_moves(&user, &code, 11);
+    let (mut xor, mut sum) = (0x1234_5678u64, 0u64);
+    for _ in 0..state.regs.rcx {
+        sum = sum.wrapping_add(xor);
+        xor ^= sum;
+    }
+    // The XMM registers start at byte 160 of the XSAVE area (SDM volume 1, table 10-2).
+    let xmm = |n: usize| &state.xsave[160 + 16 * n..][..8];
+    assert_eq!(xmm(7), xor.to_le_bytes(), "after {} rounds", state.regs.rcx);
+    assert_eq!(xmm(8), sum.to_le_bytes());
 }
 
 /// A guest that enables its APIC, halts, and writes port 0x31 on interrupt 0x40.
@@ -154,7 +153,7 @@ fn a_halted_vcpu_wakes_in_another_vm() {
             port: 0x30,
             data: vec![0xff],
         });
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
 
         let (vm, thread, recorder) = moved(&vm, thread, irqchip);
         assert_eq!(recorder.accesses(), []);

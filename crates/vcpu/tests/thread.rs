@@ -58,6 +58,7 @@ fn a_halted_vcpu_can_be_paused() {
         thread.pause().unwrap();
         let halted = rip(thread) == CODE_ADDR + 3;
         thread.resume().unwrap();
+        std::thread::sleep(Duration::from_millis(1));
         halted
     };
     let tries = (0..1000).take_while(|_| !halted(&thread)).count();

@@ -184,6 +184,8 @@ fn an_application_processor_keeps_waiting_in_another_vm() {
     assert_eq!(state.mp_state, kvm_bindings::KVM_MP_STATE_UNINITIALIZED);
 }
 
+const SYSENTER_CS: u32 = 0x174;
+
 #[test]
 fn a_state_can_be_taken_back_on_the_same_vcpu() {
     let vm = TestVm::new(Irqchip::Kernel);
@@ -196,6 +198,14 @@ fn a_state_can_be_taken_back_on_the_same_vcpu() {
     thread.pause().unwrap();
     let mut changed = before.clone();
     changed.regs.rbx = 7;
+    changed.debug_regs.db[0] = 0x1234;
+    for msr in changed
+        .msrs
+        .iter_mut()
+        .filter(|msr| msr.index == SYSENTER_CS)
+    {
+        msr.value = 0x50;
+    }
     for state in [&changed, &before] {
         thread
             .with_paused(|vcpu| vcpu.set_state(state, vm.host()).unwrap())
@@ -206,6 +216,10 @@ fn a_state_can_be_taken_back_on_the_same_vcpu() {
         assert_eq!(now.regs, state.regs);
         assert_eq!(now.sregs, state.sregs);
         assert_eq!(now.xsave, state.xsave);
+        assert_eq!(now.debug_regs.db, state.debug_regs.db);
+        let sysenter = |s: &VcpuState| s.msrs.iter().find(|m| m.index == SYSENTER_CS).copied();
+        assert!(sysenter(&now).is_some());
+        assert_eq!(sysenter(&now), sysenter(state));
     }
 }
 

@@ -131,8 +131,10 @@ fn a_paused_vcpu_has_no_half_done_access() {
     ];
     let vcpu = vm.vcpu_with_code(&Mode::Protected, &code);
     let thread = VcpuThread::spawn(vcpu, Arc::clone(&recorder)).unwrap();
-    for _ in 0..1000 {
+    let mut pauses = 0;
+    while pauses < 300 || recorder.count() < 1000 {
         thread.resume().unwrap();
+        std::thread::sleep(Duration::from_micros(20));
         thread.pause().unwrap();
         let regs = thread
             .with_paused(|vcpu| vcpu.fd().get_regs().unwrap())
@@ -144,12 +146,9 @@ fn a_paused_vcpu_has_no_half_done_access() {
             "at {:#x}",
             regs.rip
         );
+        pauses += 1;
+        assert!(pauses < 50_000, "the guest hardly runs");
     }
-    assert!(
-        recorder.count() > 100,
-        "the guest hardly ran: {}",
-        recorder.count()
-    );
     stop(thread);
 }
 

@@ -108,7 +108,7 @@ fn a_computation_in_vector_registers_survives_moves() {
     assert_eq!(xmm(8), sum.to_le_bytes());
 }
 
-/// A guest that enables its APIC, halts, and writes port 0x31 on interrupt 0x40.
+/// A guest that enables its APIC and halts; interrupt 0x40 lets it write port 0x31, then 0x32.
 fn waiting_for_interrupt() -> (Mode, Vec<u8>) {
     let mut code = vec![
         0xb9, 0x1b, 0x00, 0x00, 0x00, // mov ecx, IA32_APIC_BASE
@@ -122,7 +122,8 @@ fn waiting_for_interrupt() -> (Mode, Vec<u8>) {
         0xe6, 0x30, // out 0x30, al
         0xfb, // sti
         0xf4, // wait: hlt
-        0xeb, 0xfd, // jmp wait
+        0xe6, 0x32, // out 0x32, al: awake
+        0xeb, 0xfb, // jmp wait
     ];
     code.resize(0x100, 0x90);
     code.extend([
@@ -167,6 +168,13 @@ fn a_halted_vcpu_wakes_in_another_vm() {
             port: 0x31,
             data: vec![0],
         });
+        assert_eq!(
+            recorder.accesses()[0],
+            Access::PioWrite {
+                port: 0x31,
+                data: vec![0]
+            }
+        );
         drop(thread);
     }
 }

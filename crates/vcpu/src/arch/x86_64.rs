@@ -23,8 +23,8 @@ use crate::error::{Error, Result};
 use crate::sys;
 use crate::vcpu::Vcpu;
 
-/// One machine-check bank: KVM's default of 32 costs a Linux guest some 200 MSR exits per vCPU at
-/// boot, and no errors are injected into them.
+/// One machine-check bank: a Linux guest accesses several MSRs for each of KVM's default of 32 on
+/// every vCPU at boot, all of them exits, and no errors are injected into them.
 const MCG_CAP: u64 = 1;
 
 /// Capabilities without which no vCPU works here, with their names in the KVM API documentation.

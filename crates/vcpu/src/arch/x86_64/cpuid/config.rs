@@ -58,9 +58,9 @@ pub struct CpuidConfig {
     pub pmu: bool,
     /// Offer VMX or SVM ([`CpuModel::Host`] only).
     pub nested: bool,
-    /// Offer MTRRs. Without them a Linux guest starts with some 50 exits less, and maps device
-    /// memory uncached where it would combine writes: leave them off only for guests without
-    /// passed-through devices.
+    /// Offer MTRRs. Without them a Linux guest accesses fewer MSRs at boot, and maps device memory
+    /// uncached where it would combine writes: leave them off only for guests without passed-through
+    /// devices.
     pub mtrr: bool,
 }
 

@@ -95,7 +95,8 @@ mod tests {
         let header = "07070100000001000081ed00000000000000000000000100000000\
                       000000050000000000000000000000000000000000000002";
         assert_eq!(&bytes[..102], header.as_bytes().to_vec().as_slice());
-        assert_eq!(&bytes[102..], b"00000000");
+        assert_eq!(&bytes[102..117], b"00000000a\0hello");
+        assert_eq!(&bytes[120..126], b"070701");
     }
 
     #[test]
@@ -106,8 +107,8 @@ mod tests {
             .directory("etc")
             .file("etc/x", 0o640, b"one\n")
             .link("y", "etc/x");
-        let mut child = Command::new("cpio")
-            .args(["-i", "--quiet"])
+        let mut child = Command::new(crate::debian::BUSYBOX)
+            .args(["cpio", "-id"])
             .current_dir(dir.path())
             .stdin(Stdio::piped())
             .spawn()

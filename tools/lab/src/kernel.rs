@@ -71,9 +71,9 @@ fn payload(image: &[u8]) -> std::result::Result<&[u8], &'static str> {
     let end = start
         .checked_add(length)
         .ok_or("its payload lies nowhere")?;
-    image
-        .get(start..end.saturating_sub(4))
-        .ok_or("its payload is cut off")
+    let payload = image.get(start..end).ok_or("its payload is cut off")?;
+    let packed = payload.split_last_chunk::<4>().map(|(packed, _)| packed);
+    packed.ok_or("its payload is empty")
 }
 
 #[cfg(test)]

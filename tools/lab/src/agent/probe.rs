@@ -17,6 +17,9 @@ const EXEC: &str = "events/sched/sched_process_exec";
 const ENTRY: &str = "events/kvm/kvm_entry";
 const EXIT: &str = "events/kvm/kvm_exit";
 
+/// The trigger of the first exit that ends the recording of entries.
+const ONCE: &str = "disable_event:kvm:kvm_entry:1";
+
 /// The histograms of `exits`: what they count.
 const HISTOGRAMS: [(&str, &str); 5] = [
     ("kvm_exit", "exit_reason,guest_rip.hex"),
@@ -84,7 +87,7 @@ fn section(out: &mut impl Write, name: &str, bytes: &[u8]) -> io::Result<()> {
     writeln!(out)
 }
 
-/// Adds a setting to a file of tracefs. Opening one to truncate it would take all triggers off.
+/// Adds a setting to a file of tracefs. Opening one to truncate it would take histograms off.
 fn set(file: &str, value: &str) -> io::Result<()> {
     let path = Path::new(TRACING).join(file);
     let written = File::options()
@@ -94,7 +97,7 @@ fn set(file: &str, value: &str) -> io::Result<()> {
     written.map_err(|e| io::Error::other(format!("cannot write {value:?} to {path:?}: {e}")))
 }
 
-/// Empties the trace or takes all triggers off an event.
+/// Empties the trace, or takes an event's histogram off.
 fn clear(file: &str) -> io::Result<()> {
     File::create(Path::new(TRACING).join(file)).map(drop)
 }
@@ -110,10 +113,12 @@ fn arm(program: &str) -> io::Result<File> {
         &format!("filename == \"{program}\""),
     )?;
     set(&format!("{EXEC}/enable"), "1")?;
+    // Not there before the first run.
+    let _ = set(&format!("{EXIT}/trigger"), &format!("!{ONCE}"));
     // A trigger that is set before the event is enabled would leave it disabled.
     set(&format!("{ENTRY}/enable"), "0")?;
     set(&format!("{ENTRY}/enable"), "1")?;
-    set(&format!("{EXIT}/trigger"), "disable_event:kvm:kvm_entry:1")?;
+    set(&format!("{EXIT}/trigger"), ONCE)?;
     set("tracing_on", "1")?;
     File::options()
         .write(true)

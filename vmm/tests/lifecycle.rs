@@ -1,5 +1,7 @@
 //! How a machine ends, as its exit code, its output and its terminal say it.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::io::{Read, Write};

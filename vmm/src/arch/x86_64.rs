@@ -9,9 +9,8 @@ use strata_boot::acpi::{self, IoApic, Platform, PowerRegisters};
 use strata_boot::arch::x86_64::layout as guest;
 use strata_legacy::{AcpiPower, layout};
 use strata_memory::{GuestMemory, RamLayout};
-use strata_vcpu::arch::{BOOT_TABLES_ADDR, BootTables, disable_pmu};
+use strata_vcpu::arch::disable_pmu;
 use strata_vcpu::{CpuidConfig, EntryPoint, Host, Protocol, Vcpu};
-use vm_memory::{Bytes, GuestAddress};
 
 use crate::config::MachineConfig;
 use crate::error::Error;
@@ -88,7 +87,6 @@ pub fn create_vcpus(
     host: &Host,
     vm: &VmFd,
     config: &MachineConfig,
-    memory: &GuestMemory,
     entry: &strata_boot::Entry,
 ) -> Result<Vec<Vcpu>, Error> {
     let mut vcpus: Vec<Vcpu> = (0..config.cpus)
@@ -104,14 +102,7 @@ pub fn create_vcpus(
         vcpu.set_cpuid(cpuid.for_vcpu(vcpu.index())?)?;
     }
     if let Some((first, others)) = vcpus.split_first_mut() {
-        let entry = entry_point(entry);
-        if entry.protocol == Protocol::Linux64 {
-            let tables = BootTables::new(BOOT_TABLES_ADDR);
-            memory
-                .write_slice(&tables.bytes, GuestAddress(tables.addr))
-                .map_err(Error::GuestMemory)?;
-        }
-        first.boot(&entry, BOOT_TABLES_ADDR)?;
+        first.boot(&entry_point(entry), entry.tables)?;
         for other in others {
             other.init_msrs()?;
         }

@@ -42,17 +42,20 @@ impl Machine {
         let ram = GuestRam::new(&ram_config(&config.memory), &arch::RAM_LAYOUT)?;
 
         // KVM_CREATE_VM waits for an RCU grace period, some milliseconds (it starts a worker and
-        // moves it between control groups), in which this thread can load the kernel.
+        // moves it between control groups), in which another thread can load the kernel. It is
+        // this thread that creates, since it has no mapping to wait for that the other would make.
         let (vm, loaded) = thread::scope(|scope| {
-            let vm = scope.spawn(|| create_vm(&host, config));
-            let loaded = load(config, &kernel, initrd.as_ref(), &ram);
-            let vm = vm
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            (vm, loaded)
+            let loaded = scope.spawn(|| load(config, &kernel, initrd.as_ref(), &ram));
+            let vm = create_vm(&host, config);
+            (
+                vm,
+                loaded
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            )
         });
         let ((vm, controller), entry) = (vm?, loaded?);
-        let vcpus = arch::create_vcpus(&host, &vm, config, ram.memory(), &entry)?;
+        let vcpus = arch::create_vcpus(&host, &vm, config, &entry)?;
         map_ram(&vm, &ram)?;
 
         let input = Source::of(&config.serial, listener, sink.client());

@@ -10,7 +10,7 @@ mod state;
 use kvm_bindings::{KVM_CAP_PMU_CAPABILITY, kvm_enable_cap};
 use kvm_ioctls::{Cap, VmFd};
 
-pub use boot::{BOOT_TABLES_ADDR, BootTables, EntryPoint, Protocol, boot_regs, boot_sregs};
+pub use boot::{EntryPoint, Protocol, boot_regs, boot_sregs};
 pub use cpuid::{
     CpuModel, CpuidConfig, CpuidEntry, CpuidTable, CpuidTemplate, Register, Topology, Vendor,
 };

@@ -27,83 +27,13 @@ pub struct EntryPoint {
     pub arg: u64,
 }
 
-/// A place for [`BootTables`] that no other user of low memory claims: below the zero page's usual
-/// one, above the real-mode vectors and the BIOS data area.
-pub const BOOT_TABLES_ADDR: u64 = 0x1000;
-
-const PAGE: usize = 4096;
+/// Offset of the PML4 from the descriptor table.
+const PML4: u64 = 0x1000;
 
 /// Selectors that Linux' 64-bit boot protocol asks for: __BOOT_CS and __BOOT_DS.
 const CODE: u16 = 0x10;
 const DATA: u16 = 0x18;
 const TASK: u16 = 0x20;
-
-/// The descriptor table and the page tables of [`Protocol::Linux64`], to be written to guest memory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BootTables {
-    /// Guest-physical address for `bytes`.
-    pub addr: u64,
-    /// The GDT, then the PML4, a page directory pointer table and a page directory.
-    pub bytes: Vec<u8>,
-}
-
-impl BootTables {
-    /// Tables for the page-aligned guest-physical address `addr`, which map the first GiB to
-    /// itself by pages of 2 MiB. They are 16 KiB long.
-    ///
-    /// The protocol wants the kernel, the zero page and the command line mapped; the kernel maps
-    /// all else by itself.
-    pub fn new(addr: u64) -> Self {
-        const PRESENT_WRITABLE: u64 = 0b11;
-        const LARGE: u64 = 1 << 7;
-        let mut bytes = Vec::with_capacity(4 * PAGE);
-        let mut page = |entries: &mut dyn Iterator<Item = u64>| {
-            let end = bytes.len() + PAGE;
-            bytes.extend(entries.flat_map(u64::to_le_bytes));
-            bytes.resize(end, 0);
-        };
-        page(&mut gdt().into_iter());
-        page(&mut [pdpt_of(addr) | PRESENT_WRITABLE].into_iter());
-        page(&mut [pd_of(addr) | PRESENT_WRITABLE].into_iter());
-        page(&mut (0..512).map(|i| i << 21 | LARGE | PRESENT_WRITABLE));
-        Self { addr, bytes }
-    }
-}
-
-fn pml4_of(tables: u64) -> u64 {
-    tables + PAGE as u64
-}
-
-fn pdpt_of(tables: u64) -> u64 {
-    tables + 2 * PAGE as u64
-}
-
-fn pd_of(tables: u64) -> u64 {
-    tables + 3 * PAGE as u64
-}
-
-/// Segment descriptors (SDM volume 3, 3.4.5) for the selectors above.
-fn gdt() -> [u64; 5] {
-    let descriptor = |s: kvm_segment| {
-        let pages = u64::from(s.limit >> if s.g != 0 { 12 } else { 0 });
-        let bits = |value: u8, at: u32| u64::from(value) << at;
-        (pages & 0xffff)
-            | ((pages >> 16) << 48)
-            | bits(s.type_, 40)
-            | bits(s.s, 44)
-            | bits(s.present, 47)
-            | bits(s.l, 53)
-            | bits(s.db, 54)
-            | bits(s.g, 55)
-    };
-    [
-        0,
-        0,
-        descriptor(code64()),
-        descriptor(flat(DATA, 3)),
-        descriptor(task()),
-    ]
-}
 
 /// A flat 32-bit segment of 4 GiB: type 11 is code, execute and read; 3 is data, read and write.
 fn flat(selector: u16, type_: u8) -> kvm_segment {
@@ -157,8 +87,11 @@ pub fn boot_regs(entry: &EntryPoint) -> kvm_regs {
     }
 }
 
-/// The system registers at an entry by `protocol`, made from those after reset, with
-/// [`BootTables`] at `tables`.
+/// The system registers at an entry by `protocol`, made from those after reset.
+///
+/// For [`Protocol::Linux64`], a descriptor table lies at the guest-physical address `tables`, with
+/// the flat code, data and task segments at the selectors 0x10, 0x18 and 0x20, and a page behind it
+/// a PML4 that maps all that the protocol wants mapped. They are not looked at here.
 pub fn boot_sregs(reset: &kvm_sregs, protocol: Protocol, tables: u64) -> kvm_sregs {
     const CR0_PE: u64 = 1;
     const CR0_ET: u64 = 1 << 4;
@@ -193,7 +126,7 @@ pub fn boot_sregs(reset: &kvm_sregs, protocol: Protocol, tables: u64) -> kvm_sre
                 ..Default::default()
             },
             cr0: protected.cr0 | CR0_PG,
-            cr3: pml4_of(tables),
+            cr3: tables + PML4,
             cr4: CR4_PAE,
             efer: EFER_LME | EFER_LMA,
             ..protected
@@ -202,8 +135,8 @@ pub fn boot_sregs(reset: &kvm_sregs, protocol: Protocol, tables: u64) -> kvm_sre
 }
 
 impl Vcpu {
-    /// Puts the first vCPU where `entry` says. For [`Protocol::Linux64`], the [`BootTables`] for
-    /// the address `tables` must be in guest memory before it runs.
+    /// Puts the first vCPU where `entry` says. For [`Protocol::Linux64`], the tables that
+    /// [`boot_sregs`] describes must be in guest memory at `tables` before it runs.
     ///
     /// Other vCPUs need [`init_msrs`](Self::init_msrs) only: they start by INIT and SIPI.
     ///
@@ -234,31 +167,6 @@ impl Vcpu {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn descriptors_are_those_of_a_flat_model() {
-        // The values that Linux' own startup code uses for the same segments.
-        assert_eq!(gdt()[2], 0x00af_9b00_0000_ffff);
-        assert_eq!(gdt()[3], 0x00cf_9300_0000_ffff);
-        assert_eq!(gdt()[4], 0x0000_8b00_0000_0067);
-    }
-
-    #[test]
-    fn page_tables_map_the_first_gib_to_itself() {
-        let tables = BootTables::new(0x5000);
-        assert_eq!(tables.bytes.len(), 4 * PAGE);
-        let entry = |table: u64, index: usize| {
-            let at = (table - 0x5000) as usize + 8 * index;
-            u64::from_le_bytes(tables.bytes[at..at + 8].try_into().unwrap())
-        };
-        let sregs = boot_sregs(&kvm_sregs::default(), Protocol::Linux64, 0x5000);
-        assert_eq!(entry(sregs.cr3, 0), 0x7003);
-        assert_eq!(entry(sregs.cr3, 1), 0);
-        assert_eq!(entry(0x7000, 0), 0x8003);
-        assert_eq!(entry(0x8000, 0), 0x83);
-        assert_eq!(entry(0x8000, 511), (511 << 21) | 0x83);
-        assert_eq!(sregs.gdt.base, 0x5000);
-    }
 
     #[test]
     fn each_protocol_gets_its_argument_and_its_mode() {

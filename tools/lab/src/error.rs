@@ -22,8 +22,8 @@ pub enum Error {
     },
     /// Programs are missing on this host.
     #[error(
-        "the lab needs the packages {packages}; `cargo lab build --install` installs them, or \
-         as root: apt-get install --no-install-recommends {packages}"
+        "the lab needs the packages {packages}: `cargo lab build --install` installs them, and \
+         removes none"
     )]
     MissingPackages {
         /// Names of Debian packages, with spaces between.

@@ -13,8 +13,9 @@ use crate::error::{Error, Result};
 use crate::machine::Machine;
 use crate::recipe::{self, Config, Kernel, SERIES};
 
-/// How long the files of other versions are kept after their last use.
-const KEPT: Duration = Duration::from_secs(14 * 24 * 3600);
+/// How long the files of other versions are kept after their last use: making them anew takes less
+/// than a minute.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// A prepared lab, from which level 1 can be restored.
 #[derive(Clone, Debug)]

@@ -24,7 +24,7 @@ use super::{mebibytes, progress, strata, upload};
 ///
 /// Examples:
 ///   lab boot --icount --runs 3
-///   lab boot --icount --json -- --irqchip split
+///   lab boot --icount --json --format elf
 ///   lab boot --vmm ./lkvm -- run -k {kernel} -i {initrd} -p {cmdline} -m {memory_mib} -c {cpus}
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
@@ -66,7 +66,7 @@ pub(super) struct Boot {
     /// The program to measure
     #[arg(long, value_name = "PATH")]
     vmm: Option<PathBuf>,
-    /// Bring another file that the program needs: FILE[:DEST], DEST below /root or absolute
+    /// Bring another file that the program needs: FILE or FILE:DEST, with DEST below /root or absolute
     #[arg(long, value_name = "FILE[:DEST]")]
     with: Vec<String>,
     /// Arguments of the program

@@ -21,10 +21,10 @@ use super::{Level1, progress, strata_upload, upload};
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Exec {
-    /// Bring a file: FILE[:DEST], DEST below /root or absolute
+    /// Bring a file: FILE or FILE:DEST, with DEST below /root or absolute
     #[arg(long = "in", value_name = "FILE[:DEST]")]
     bring: Vec<String>,
-    /// Fetch a file afterwards: PATH[:FILE], PATH in /root or absolute, FILE on the host
+    /// Fetch a file afterwards: PATH or PATH:FILE, with PATH in /root or absolute, FILE on the host
     #[arg(long = "out", value_name = "PATH[:FILE]")]
     fetch: Vec<String>,
     /// Give up after this many seconds

@@ -106,7 +106,7 @@ fn mebibytes(text: &str) -> std::result::Result<u32, String> {
         .ok_or_else(wrong)
 }
 
-/// A file to bring into level 1: `FILE[:DEST]`, below /root unless DEST is absolute.
+/// A file to bring into level 1: `FILE` or `FILE:DEST`, below /root unless DEST is absolute.
 fn upload(text: &str) -> Result<Upload> {
     let (file, dest) = text.split_once(':').unwrap_or((text, ""));
     let failed = |source| Error::File {

@@ -17,7 +17,7 @@ use super::{Level1, progress, strata_upload, upload};
 /// `exit` or Ctrl-D leaves; nothing in level 1 outlives that.
 #[derive(Args)]
 pub(super) struct Shell {
-    /// Bring a file: FILE[:DEST], DEST below /root or absolute
+    /// Bring a file: FILE or FILE:DEST, with DEST below /root or absolute
     #[arg(long = "in", value_name = "FILE[:DEST]")]
     bring: Vec<String>,
     #[command(flatten)]

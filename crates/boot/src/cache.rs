@@ -1,10 +1,10 @@
-//! Kernels in their dense form, kept between runs.
+//! Kernels in their dense form and initrds without their compression, kept between runs.
 //!
-//! A cache is a directory. `<sha256 of the kernel file>.elf` is a dense kernel. `<identity>.ref`
-//! leads a kernel file to it without reading the file: its name is the file's device, inode, size
-//! and times, its content the digest and the same of the dense file. Any change of either file
-//! changes its ctime, and with that the way is lost and made anew. Files appear under their name
-//! only when they are whole.
+//! A cache is a directory. `<sha256 of the kernel file>.elf` is a dense kernel, and
+//! `<sha256 of the initrd file>.cpio` a plain initrd. `<identity>.ref` leads a file to its form
+//! without reading it: its name is the file's device, inode, size and times, its content the
+//! digest and the same of the form's file. Any change of either file changes its ctime, and with
+//! that the way is lost and made anew. Files appear under their name only when they are whole.
 
 use std::cmp::Reverse;
 use std::fmt::Write as _;
@@ -18,22 +18,40 @@ use crate::kernel::dense::{self, Sha256Digest};
 use crate::kernel::elf::Elf;
 use crate::source::Source;
 
-/// Dense kernels that are kept, each about 30 MB.
-const KEEP: usize = 8;
+/// Kernels and initrds that are kept. A kernel takes about 30 MB.
+const KEEP: usize = 16;
 /// A reference is a digest and an identity.
 const MAX_REF_SIZE: u64 = 512;
 /// A dense kernel is smaller than the largest ELF kernel that is accepted.
 const MAX_DENSE_SIZE: u64 = 513 << 20;
 
-/// A directory of kernels that are ready to be loaded.
+/// What a cache keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// A dense kernel.
+    Kernel,
+    /// A plain initrd.
+    Initrd,
+}
+
+impl Form {
+    fn file_name(self, digest: &str) -> String {
+        match self {
+            Self::Kernel => format!("{digest}.elf"),
+            Self::Initrd => format!("{digest}.cpio"),
+        }
+    }
+}
+
+/// A directory of kernels and initrds that are ready to be loaded.
 #[derive(Clone, Debug)]
 pub struct Cache {
     dir: PathBuf,
 }
 
-/// Why a kernel could not be kept in the cache: it will have to be unpacked again.
+/// Why a kernel or an initrd could not be kept in the cache: it will have to be unpacked again.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot keep the unpacked kernel in {}", dir.display())]
+#[error("cannot keep what was unpacked in {}", dir.display())]
 pub struct Warning {
     /// The cache's directory.
     pub dir: PathBuf,
@@ -64,9 +82,9 @@ impl Cache {
         &self.dir
     }
 
-    /// The dense form of a kernel file, by the file's identity alone.
-    pub(crate) fn find(&self, kernel: &Identity) -> Option<Source> {
-        let reference = self.open(&kernel.reference())?;
+    /// The form of a file, by the file's identity alone.
+    pub(crate) fn find(&self, form: Form, file: &Identity) -> Option<Source> {
+        let reference = self.open(&file.reference())?;
         let text = reference
             .read_vec("", 0, reference.size(), MAX_REF_SIZE)
             .ok()?;
@@ -74,14 +92,14 @@ impl Cache {
         if !is_digest(digest) {
             return None;
         }
-        let dense = self.open(&format!("{digest}.elf"))?;
-        (Identity::of(dense.metadata()?).0 == identity).then_some(dense)
+        let found = self.open(&form.file_name(digest))?;
+        (Identity::of(found.metadata()?).0 == identity).then_some(found)
     }
 
     /// The dense form of a kernel file, by its content; it is read and verified, and from then on
     /// found by the file's identity.
     pub(crate) fn find_content(&self, kernel: &Identity, digest: &Sha256Digest) -> Option<Source> {
-        let dense = self.open(&format!("{}.elf", hex(digest)))?;
+        let dense = self.open(&Form::Kernel.file_name(&hex(digest)))?;
         let mark = Elf::parse(&dense)
             .ok()?
             .mark
@@ -95,14 +113,15 @@ impl Cache {
         Some(dense)
     }
 
-    /// Keeps `dense` as the form of the file `kernel`, whose content has `digest`.
+    /// Keeps `bytes` as the form of `file`, whose content has `digest`.
     pub(crate) fn publish(
         &self,
-        kernel: &Identity,
+        form: Form,
+        file: &Identity,
         digest: &Sha256Digest,
-        dense: &[u8],
+        bytes: &[u8],
     ) -> Result<(), Warning> {
-        self.try_publish(kernel, digest, dense)
+        self.try_publish(form, file, digest, bytes)
             .map_err(|source| Warning {
                 dir: self.dir.clone(),
                 source,
@@ -111,9 +130,10 @@ impl Cache {
 
     fn try_publish(
         &self,
-        kernel: &Identity,
+        form: Form,
+        file: &Identity,
         digest: &Sha256Digest,
-        dense: &[u8],
+        bytes: &[u8],
     ) -> io::Result<()> {
         DirBuilder::new()
             .recursive(true)
@@ -124,13 +144,13 @@ impl Cache {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
         }
         self.prune();
-        let file = self.write(&format!("{}.elf", hex(digest)), dense)?;
-        self.refer(kernel, digest, &file.metadata()?)
+        let written = self.write(&form.file_name(&hex(digest)), bytes)?;
+        self.refer(file, digest, &written.metadata()?)
     }
 
-    fn refer(&self, kernel: &Identity, digest: &Sha256Digest, dense: &Metadata) -> io::Result<()> {
-        let text = format!("{} {}\n", hex(digest), Identity::of(dense).0);
-        self.write(&kernel.reference(), text.as_bytes()).map(drop)
+    fn refer(&self, file: &Identity, digest: &Sha256Digest, form: &Metadata) -> io::Result<()> {
+        let text = format!("{} {}\n", hex(digest), Identity::of(form).0);
+        self.write(&file.reference(), text.as_bytes()).map(drop)
     }
 
     /// Writes a file that has its name only once it is whole and on disk.
@@ -169,7 +189,7 @@ impl Cache {
         trusted.then(|| Source::from_file(file).ok()).flatten()
     }
 
-    /// Makes room for one more kernel: the oldest go, with every reference and half-written file
+    /// Makes room for one more kernel or initrd: the oldest go, with every reference and half-written file
     /// that is older than those that stay. What can not be removed stays.
     fn prune(&self) {
         let Ok(entries) = fs::read_dir(&self.dir) else {
@@ -181,10 +201,10 @@ impl Cache {
         });
         let mut files: Vec<_> = files.collect();
         files.sort_unstable_by_key(|&(modified, ..)| Reverse(modified));
-        let mut kernels = 0;
+        let mut forms = 0;
         for (_, kind, path) in files {
-            kernels += usize::from(kind == Kind::Kernel);
-            if kernels >= KEEP {
+            forms += usize::from(kind == Kind::Form);
+            if forms >= KEEP {
                 let _ = fs::remove_file(path);
             }
         }
@@ -194,7 +214,7 @@ impl Cache {
 /// The files that a cache writes, and nothing else that may lie beside them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Kernel,
+    Form,
     Other,
 }
 
@@ -203,7 +223,7 @@ impl Kind {
         let stem = path.file_stem()?.to_str()?;
         let in_set = |b: u8| b.is_ascii_hexdigit() || matches!(b, b'-' | b'.');
         match path.extension()?.to_str()? {
-            "elf" if is_digest(stem) => Some(Self::Kernel),
+            "elf" | "cpio" if is_digest(stem) => Some(Self::Form),
             "ref" | "tmp" if stem.bytes().all(in_set) => Some(Self::Other),
             _ => None,
         }

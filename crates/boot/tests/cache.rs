@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use common::cause;
 use strata_boot::test_utils::{BzImageKernel, ElfKernel};
-use strata_boot::{Cache, Error, Kernel};
+use strata_boot::{Cache, Error, Initrd, Kernel};
 use tempfile::TempDir;
 
 struct Fixture {
@@ -217,7 +217,7 @@ fn a_cache_that_cannot_be_is_a_warning() {
             .warning()
             .unwrap()
             .to_string()
-            .contains("cannot keep the unpacked kernel")
+            .contains("cannot keep what was unpacked")
     );
 }
 
@@ -243,7 +243,7 @@ fn the_oldest_go_and_strangers_stay() {
     let first = f.dense();
     let stranger = f.cache.dir().join("notes.elf");
     fs::write(&stranger, "mine").unwrap();
-    for cmdline_size in 0..8 {
+    for cmdline_size in 0..16 {
         let image = BzImageKernel {
             cmdline_size,
             ..BzImageKernel::small()
@@ -256,7 +256,7 @@ fn the_oldest_go_and_strangers_stay() {
         .into_iter()
         .filter(|p| *p != stranger)
         .collect();
-    assert_eq!(kept.len(), 8);
+    assert_eq!(kept.len(), 16);
     assert!(!first.exists() && stranger.exists());
     assert!(f.is_warm());
 }
@@ -280,4 +280,61 @@ fn many_at_once_agree() {
     assert_eq!((f.files("elf").len(), f.files("tmp").len()), (1, 0));
     f.open();
     assert!(f.is_warm());
+}
+
+/// A gzip initrd of one stored block, so that no compressor is needed here.
+fn gzip_initrd() -> (Vec<u8>, Vec<u8>) {
+    let mut plain = b"070701".to_vec();
+    plain.extend([b'0'; 8 * 11]);
+    plain.extend(b"0000000b00000000TRAILER!!!\0\0\0\0");
+    let mut packed = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255, 1];
+    packed.extend((plain.len() as u16).to_le_bytes());
+    packed.extend((!(plain.len() as u16)).to_le_bytes());
+    packed.extend(&plain);
+    let crc = plain.iter().fold(!0_u32, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+            (crc >> 1) ^ (0xedb8_8320 * (crc & 1))
+        })
+    });
+    packed.extend((!crc).to_le_bytes());
+    packed.extend((plain.len() as u32).to_le_bytes());
+    (packed, plain)
+}
+
+#[test]
+fn an_initrd_is_unpacked_once_and_found_again() {
+    let f = Fixture::new();
+    let (packed, plain) = gzip_initrd();
+    let path = f.dir.path().join("initrd.gz");
+    fs::write(&path, &packed).unwrap();
+    let open = |max| Initrd::open_unpacked(&path, Some(&f.cache), max).unwrap();
+    assert_eq!(open(1 << 20).size(), plain.len() as u64);
+    let kept = f.files("cpio");
+    assert_eq!(kept.len(), 1);
+    assert_eq!(fs::read(&kept[0]).unwrap(), plain);
+    let inode = fs::metadata(&kept[0]).unwrap().ino();
+    assert_eq!(open(1 << 20).size(), plain.len() as u64);
+    assert_eq!(
+        fs::metadata(&kept[0]).unwrap().ino(),
+        inode,
+        "it was made anew"
+    );
+    // A guest too small for the plain form gets the file as it is.
+    assert_eq!(open(plain.len() as u64 - 1).size(), packed.len() as u64);
+    // Another content is not mistaken for the first.
+    fs::write(&path, &plain).unwrap();
+    assert_eq!(open(1 << 20).size(), plain.len() as u64);
+    assert_eq!(f.files("cpio").len(), 1);
+}
+
+#[test]
+fn an_initrd_without_a_cache_is_unpacked_all_the_same() {
+    let f = Fixture::new();
+    let (packed, plain) = gzip_initrd();
+    let path = f.dir.path().join("initrd.gz");
+    fs::write(&path, &packed).unwrap();
+    let initrd = Initrd::open_unpacked(&path, None, 1 << 20).unwrap();
+    assert_eq!(initrd.size(), plain.len() as u64);
+    assert!(initrd.warning().is_none());
+    assert_eq!(Initrd::open(&path).unwrap().size(), packed.len() as u64);
 }

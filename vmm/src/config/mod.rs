@@ -34,14 +34,14 @@ pub enum Irqchip {
     Split,
 }
 
-/// How a bzImage is started.
+/// Who unpacks the kernel and the initrd.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum KernelMode {
-    /// Take the kernel out of its bzImage on the host, once, and start it directly.
+    /// The host, once: what comes out is cached, and started directly.
     #[default]
     Extract,
-    /// Let the guest decompress its kernel itself.
+    /// The guest, at every start, as a PC would.
     Bzimage,
 }
 
@@ -78,7 +78,8 @@ pub struct PartialConfig {
     /// Interrupt controller [default: kernel]
     #[arg(long, value_name = "KIND")]
     pub irqchip: Option<Irqchip>,
-    /// How a bzImage is started [default: extract]
+    /// Who unpacks a bzImage and a compressed initrd: extract, the host, once, into a cache;
+    /// bzimage, the guest, each time [default: extract]
     #[arg(long, value_name = "HOW")]
     pub kernel_mode: Option<KernelMode>,
     /// The kernel was built for a PVM host, which can not run any other (see `strata doctor`)
@@ -107,7 +108,7 @@ pub struct MachineConfig {
     pub serial: SerialTarget,
     /// Interrupt controller.
     pub irqchip: Irqchip,
-    /// How a bzImage is started.
+    /// Who unpacks the kernel and the initrd.
     pub kernel_mode: KernelMode,
     /// The kernel was built for a PVM host.
     pub pvm_kernel: bool,

@@ -17,7 +17,7 @@ use crate::arch;
 use crate::config::{HugePages, Irqchip, KernelMode, MachineConfig, MemoryConfig};
 use crate::console::sink::Sink;
 use crate::devices::{self, Bus, PowerButton, SerialPort};
-use crate::error::Error;
+use crate::error::{Chain, Error};
 use crate::sys;
 
 /// A machine whose vCPUs have yet to be let go.
@@ -37,7 +37,7 @@ impl Machine {
     pub(super) fn build(config: &MachineConfig) -> Result<Self, Error> {
         let host = open_host(config)?;
         let kernel = open_kernel(config)?;
-        let initrd = config.initrd.as_deref().map(Initrd::open).transpose()?;
+        let initrd = open_initrd(config)?;
         let (sink, listener) = Sink::open(&config.serial)?;
         let ram = GuestRam::new(&ram_config(&config.memory), &arch::RAM_LAYOUT)?;
 
@@ -115,9 +115,27 @@ fn open_kernel(config: &MachineConfig) -> Result<Kernel, Error> {
         }
     };
     if let Some(warning) = kernel.warning() {
-        log::warn!("{warning}");
+        log::warn!("{}", Chain(warning));
     }
     Ok(kernel)
+}
+
+fn open_initrd(config: &MachineConfig) -> Result<Option<Initrd>, Error> {
+    let Some(path) = config.initrd.as_deref() else {
+        return Ok(None);
+    };
+    let initrd = match config.kernel_mode {
+        KernelMode::Bzimage => Initrd::open(path)?,
+        KernelMode::Extract => {
+            // The guest holds it twice while it makes files of it.
+            let max_size = config.memory.size.bytes() / 8;
+            Initrd::open_unpacked(path, Cache::of_user().as_ref(), max_size)?
+        }
+    };
+    if let Some(warning) = initrd.warning() {
+        log::warn!("{}", Chain(warning));
+    }
+    Ok(Some(initrd))
 }
 
 fn ram_config(memory: &MemoryConfig) -> RamConfig {

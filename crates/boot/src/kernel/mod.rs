@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::cache::{Cache, Identity, Warning};
+use crate::cache::{Cache, Form, Identity, Warning};
 use crate::compress::Compression;
 use crate::error::{Error, Result};
 use crate::source::Source;
@@ -113,7 +113,7 @@ impl Kernel {
         let identity = source.metadata().map(Identity::of);
         let place = cache.zip(identity.as_ref());
         if let Some((cache, identity)) = place
-            && let Some(dense) = cache.find(identity)
+            && let Some(dense) = cache.find(Form::Kernel, identity)
         {
             return Self::parse(path, dense);
         }
@@ -137,7 +137,7 @@ impl Kernel {
             return Self::parse(&self.path, found);
         }
         let dense = self.dense(digest)?;
-        let warning = cache.publish(identity, &digest, &dense).err();
+        let warning = cache.publish(Form::Kernel, identity, &digest, &dense).err();
         Ok(Self {
             warning,
             ..Self::parse(&self.path, Source::Memory(dense))?

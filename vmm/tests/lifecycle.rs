@@ -40,6 +40,7 @@ fn each_way_to_end_has_its_exit_code() {
     for (payload, code) in [
         (Payload::PowerOff, 0),
         (Payload::Reset, 3),
+        (Payload::ResetVector, 3),
         (Payload::TripleFault, 4),
     ] {
         for irqchip in ["kernel", "split"] {

@@ -12,6 +12,8 @@ use strata_memory::{GuestMemory, RamLayout};
 use strata_vcpu::arch::disable_pmu;
 use strata_vcpu::{CpuidConfig, EntryPoint, Host, Protocol, Vcpu};
 
+use vm_memory::{Bytes, GuestAddress};
+
 use crate::config::MachineConfig;
 use crate::error::Error;
 
@@ -69,13 +71,28 @@ const fn power_port(offset: u64) -> u16 {
     layout::ACPI_POWER + offset as u16
 }
 
-/// Writes the firmware tables; returns the guest-physical address of the first, the RSDP.
+/// Where the processor, and who jumps there by hand, starts a PC's firmware: F000:FFF0.
+const RESET_VECTOR: u64 = 0xf_fff0;
+
+/// Asks the reset port for a reset: `mov al, 0xfe; out 0x64, al; again: hlt; jmp again`.
+///
+/// A Linux on hardware-reduced ACPI takes its firmware for EFI when it reboots; having found no
+/// EFI to call it jumps to the reset vector in real mode (arch/x86/kernel/reboot.c), past the
+/// ACPI reset register.
+const RESET_STUB: [u8; 7] = [0xb0, 0xfe, 0xe6, layout::RESET_PORT as u8, 0xf4, 0xeb, 0xfd];
+
+/// Writes the firmware: ACPI tables, and what stands at the reset vector. Returns the
+/// guest-physical address of the first table, the RSDP.
 ///
 /// # Errors
-/// [`Error::Boot`].
+/// [`Error::Boot`], [`Error::GuestMemory`].
 pub fn write_firmware(platform: &Platform, memory: &GuestMemory) -> Result<u64, Error> {
-    let tables = platform.tables(&[], guest::ACPI, guest::ACPI_SIZE)?;
+    let room = usize::try_from(RESET_VECTOR - guest::ACPI).unwrap_or_default();
+    let tables = platform.tables(&[], guest::ACPI, room.min(guest::ACPI_SIZE))?;
     tables.write(memory)?;
+    memory
+        .write_slice(&RESET_STUB, GuestAddress(RESET_VECTOR))
+        .map_err(Error::GuestMemory)?;
     Ok(tables.rsdp)
 }
 

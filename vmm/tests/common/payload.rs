@@ -11,6 +11,8 @@ pub enum Payload {
     PowerOff,
     /// Says `ready` and asks for a reset.
     Reset,
+    /// Says `ready` and goes to the reset vector in real mode.
+    ResetVector,
     /// Says `ready` and triple-faults.
     TripleFault,
     /// Says `ready`, then back whatever it is told, until it is told `q`: then it powers off.
@@ -31,6 +33,7 @@ impl Payload {
         let (start, end) = match self {
             Self::PowerOff => (&raw const power_off, &raw const power_off_end),
             Self::Reset => (&raw const reset, &raw const reset_end),
+            Self::ResetVector => (&raw const reset_vector, &raw const reset_vector_end),
             Self::TripleFault => (&raw const triple_fault, &raw const triple_fault_end),
             Self::Echo => (&raw const echo, &raw const echo_end),
             Self::Button => (&raw const button, &raw const button_end),
@@ -57,8 +60,14 @@ labels!(
     triple_fault_end
 );
 labels!(
-    echo, echo_end, button, button_end, spin, spin_end, halt, halt_end, wild, wild_end
+    reset_vector,
+    reset_vector_end,
+    echo,
+    echo_end,
+    button,
+    button_end
 );
+labels!(spin, spin_end, halt, halt_end, wild, wild_end);
 
 // S5 is sleep type 5 in `\_S5`; bit 5 of the sleep control register is SLP_EN (ACPI 6.5 §4.8.3.7).
 global_asm!(
@@ -109,6 +118,26 @@ global_asm!(
     mov al, {reset_value}
     out dx, al
     FINISH reset
+
+    // By a 16-bit code segment, as the SDM (volume 3, 9.9.2) has it.
+    BEGIN reset_vector
+    call 6f
+    .quad 0, 0x00009b000000ffff
+6:  push 0xf << 16
+    lgdt [esp + 2]
+    call 6f
+    .code16
+    mov eax, cr0
+    and al, 0xfe
+    mov cr0, eax
+    .byte 0xea, 0xf0, 0xff, 0x00, 0xf0 // jmp 0xf000:0xfff0
+    .code32
+6:  pop esi
+    mov edi, 0x8000
+    mov ecx, 32
+    rep movsb
+    .byte 0xea, 0x00, 0x80, 0x00, 0x00, 0x08, 0x00 // jmp 0x08:0x8000
+    FINISH reset_vector
 
     BEGIN triple_fault
     push 0

@@ -43,7 +43,7 @@ pub(super) struct Boot {
     #[arg(long, default_value = "6.1", value_name = "6.1|6.12|PATH")]
     kernel: String,
     /// How the monitor gets the kernel
-    #[arg(long, value_enum, default_value_t = Shape::Bzimage)]
+    #[arg(long, value_enum, default_value_t = Shape::Extracted)]
     format: Shape,
     /// An initramfs whose init prints READY first, instead of the lab's own
     #[arg(long)]
@@ -76,11 +76,11 @@ pub(super) struct Boot {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Shape {
-    /// As it is packaged
+    /// As it is packaged; what the program may have cached of it is removed before
     Bzimage,
     /// Unpacked, with its PVH entry
     Elf,
-    /// As it is packaged, after a first boot that let the program cache what it unpacks
+    /// As it is packaged, after two boots that let the program cache what it unpacks
     Extracted,
 }
 

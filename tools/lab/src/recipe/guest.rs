@@ -24,7 +24,7 @@ for module in /modules/*; do
     test -f $module && insmod $module
 done
 if test -e /dev/input/event0; then
-    acpid -d -e /dev/input/event0 -c /etc/acpi >/dev/null 2>&1 &
+    acpid -d -c /etc/acpi >/dev/null 2>&1 &
 fi
 exec setsid cttyhack sh
 "#;

@@ -60,7 +60,7 @@ pub struct PartialConfig {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub cmdline: Option<String>,
     /// Number of virtual CPUs, 1 to 254 [default: 1]
-    #[arg(long, value_name = "N", value_parser = parse_cpus)]
+    #[arg(long, value_name = "N", value_parser = parse_cpus, allow_negative_numbers = true)]
     #[serde(default, deserialize_with = "deserialize_cpus")]
     pub cpus: Option<u32>,
     /// CPU model: "host", or one that every host of its kind can run, as "x86-64-v2"
@@ -70,7 +70,7 @@ pub struct PartialConfig {
     pub cpu: Option<CpuModel>,
     /// Guest memory: SIZE[,hugepages=thp|off|2M|1G][,shared=on|off], as "512M" or
     /// "2G,hugepages=2M" [default: 256M]
-    #[arg(long, value_name = "SIZE[,...]")]
+    #[arg(long, value_name = "SIZE[,...]", allow_hyphen_values = true)]
     pub memory: Option<MemoryConfig>,
     /// The serial port's far end: stdio, null, file=PATH or unix=PATH [default: stdio]
     #[arg(long, value_name = "TARGET")]

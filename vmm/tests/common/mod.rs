@@ -3,7 +3,11 @@
     unreachable_pub,
     reason = "a test has no other crate to be reached from"
 )]
-#![allow(dead_code, reason = "each test file uses its own part of this module")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test file uses its own part of this module"
+)]
 
 mod elf;
 mod payload;
@@ -47,8 +51,15 @@ impl Guest {
 
     /// `strata run` with this guest as its kernel, and more arguments.
     pub fn run(&self, args: &[&str]) -> Command {
-        let mut command = strata(&["run", "--pvm-kernel", "--memory", "16M", "--kernel"]);
-        command.arg(self.path("guest")).args(args);
+        let mut command = self.run_in("16M");
+        command.args(args);
+        command
+    }
+
+    /// The same, with memory of `size` and no more arguments yet.
+    pub fn run_in(&self, size: &str) -> Command {
+        let mut command = strata(&["run", "--pvm-kernel", "--memory", size, "--kernel"]);
+        command.arg(self.path("guest"));
         command
     }
 }

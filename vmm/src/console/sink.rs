@@ -1,12 +1,13 @@
 //! Where the serial port's output goes.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::SerialTarget;
 use crate::error::Error;
@@ -26,31 +27,74 @@ pub enum Sink {
 
 /// The one client of a console socket, shared by the serial port and the event loop.
 #[derive(Clone, Debug, Default)]
-pub struct Client(Arc<Mutex<Option<UnixStream>>>);
+pub struct Client(Arc<Mutex<Option<Peer>>>);
+
+/// Bytes that are kept for a client that does not read; what comes beyond is lost, as on a wire.
+const BACKLOG: usize = 64 << 10;
+
+/// A connected client, and what it has yet to be sent.
+#[derive(Debug)]
+struct Peer {
+    stream: UnixStream,
+    backlog: VecDeque<u8>,
+}
+
+impl Peer {
+    /// Sends what the socket takes: its own buffer charges each of the port's single bytes as a
+    /// message, and is full after some hundred.
+    fn flush(&mut self) -> io::Result<()> {
+        while !self.backlog.is_empty() {
+            match self.stream.write(self.backlog.as_slices().0) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(sent) => drop(self.backlog.drain(..sent)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
 
 impl Client {
-    /// Makes `stream` the client; the one before it, if any, is disconnected.
+    /// Makes `stream` the client; the one before it, if any, is disconnected. Returns the
+    /// descriptor to wait at for [`Client::flush`].
     ///
     /// # Errors
     /// When the stream can not be made non-blocking: a client that stops reading must not stop
     /// the vCPU that writes.
-    pub fn replace(&self, stream: Option<UnixStream>) -> io::Result<()> {
-        if let Some(stream) = &stream {
-            stream.set_nonblocking(true)?;
-        }
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = stream;
-        Ok(())
+    pub fn connect(&self, stream: UnixStream) -> io::Result<RawFd> {
+        stream.set_nonblocking(true)?;
+        let fd = stream.as_raw_fd();
+        *self.lock() = Some(Peer {
+            stream,
+            backlog: VecDeque::new(),
+        });
+        Ok(fd)
+    }
+
+    /// Disconnects the client, if there is one.
+    pub fn disconnect(&self) {
+        *self.lock() = None;
+    }
+
+    /// Sends what has waited, now that the client reads again.
+    pub fn flush(&self) {
+        self.write(&[]);
     }
 
     fn write(&self, bytes: &[u8]) {
-        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(stream) = guard.as_mut() else { return };
-        match stream.write(bytes) {
-            Ok(_) => {}
-            // The socket's own buffer is the backlog; what does not fit is lost, as on a wire.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => *guard = None,
+        let mut guard = self.lock();
+        let Some(peer) = guard.as_mut() else { return };
+        let room = BACKLOG - peer.backlog.len();
+        peer.backlog.extend(bytes.iter().take(room));
+        if peer.flush().is_err() {
+            *guard = None;
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Peer>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -178,7 +222,10 @@ mod tests {
         sink.write_all(b"nobody hears").unwrap();
         for _ in 0..2 {
             let mut peer = UnixStream::connect(&path).unwrap();
-            sink.client().unwrap().replace(listener.accept()).unwrap();
+            sink.client()
+                .unwrap()
+                .connect(listener.accept().unwrap())
+                .unwrap();
             sink.write_all(b"hello").unwrap();
             let mut heard = [0; 5];
             peer.read_exact(&mut heard).unwrap();
@@ -189,17 +236,30 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_never_reads_does_not_block_the_writer() {
+    fn a_client_that_pauses_loses_nothing_and_one_that_never_reads_blocks_nobody() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("console");
         let (mut sink, listener) = Sink::open(&SerialTarget::Unix(path.clone())).unwrap();
-        let _peer = UnixStream::connect(&path).unwrap();
-        sink.client()
-            .unwrap()
-            .replace(listener.unwrap().accept())
-            .unwrap();
-        for _ in 0..4096 {
-            sink.write_all(&[b'x'; 1024]).unwrap();
+        let mut peer = UnixStream::connect(&path).unwrap();
+        let client = sink.client().unwrap();
+        client.connect(listener.unwrap().accept().unwrap()).unwrap();
+        let text: Vec<u8> = (0..20_000_u32).map(|i| i as u8).collect();
+        for byte in &text {
+            sink.write_all(std::slice::from_ref(byte)).unwrap();
+        }
+        let mut heard: Vec<u8> = Vec::new();
+        peer.set_nonblocking(true).unwrap();
+        while heard.len() < text.len() {
+            let mut some = [0; 512];
+            match peer.read(&mut some) {
+                Ok(count) => heard.extend(&some[..count]),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+            client.flush();
+        }
+        assert_eq!(heard, text);
+        for _ in 0..10 * BACKLOG {
+            sink.write_all(b"x").unwrap();
         }
     }
 

@@ -27,8 +27,14 @@ pub(super) enum Source {
     Socket {
         listener: Listener,
         client: Client,
-        stream: Option<UnixStream>,
+        peer: Option<Peer>,
     },
+}
+
+/// A connected client: what it sends, and the descriptor that tells when it takes more.
+pub(super) struct Peer {
+    stream: UnixStream,
+    writer: RawFd,
 }
 
 impl Source {
@@ -43,7 +49,7 @@ impl Source {
             (_, Some(listener), Some(client)) => Some(Self::Socket {
                 listener,
                 client,
-                stream: None,
+                peer: None,
             }),
             _ => None,
         }
@@ -52,7 +58,7 @@ impl Source {
     fn fd(&self) -> Option<RawFd> {
         match self {
             Self::Stdin => Some(libc::STDIN_FILENO),
-            Self::Socket { stream, .. } => stream.as_ref().map(AsRawFd::as_raw_fd),
+            Self::Socket { peer, .. } => peer.as_ref().map(|peer| peer.stream.as_raw_fd()),
         }
     }
 
@@ -60,10 +66,9 @@ impl Source {
         match self {
             Self::Stdin => sys::read_stdin(buffer),
             Self::Socket {
-                stream: Some(stream),
-                ..
-            } => stream.read(buffer),
-            Self::Socket { stream: None, .. } => Ok(0),
+                peer: Some(peer), ..
+            } => peer.stream.read(buffer),
+            Self::Socket { peer: None, .. } => Ok(0),
         }
     }
 }
@@ -202,9 +207,11 @@ impl Input {
             self.pause(ops);
         }
         self.watch = Watch::Ended;
-        if let Source::Socket { client, stream, .. } = &mut self.source {
-            *stream = None;
-            let _ = client.replace(None);
+        if let Source::Socket { client, peer, .. } = &mut self.source {
+            if let Some(peer) = peer.take() {
+                let _ = ops.remove(Events::empty_raw(peer.writer));
+            }
+            client.disconnect();
         }
     }
 
@@ -215,14 +222,19 @@ impl Input {
         let Some(new) = listener.accept() else { return };
         self.stop(ops);
         self.pending.clear();
-        let Source::Socket { client, stream, .. } = &mut self.source else {
+        let Source::Socket { client, peer, .. } = &mut self.source else {
             return;
         };
-        match new
-            .try_clone()
-            .and_then(|clone| client.replace(Some(clone)))
-        {
-            Ok(()) => *stream = Some(new),
+        match new.try_clone().and_then(|clone| client.connect(clone)) {
+            Ok(writer) => {
+                // By edges: it matters when a full socket empties, not while it is empty.
+                let room = EventSet::OUT | EventSet::EDGE_TRIGGERED;
+                watch(ops, Events::new_raw(writer, room));
+                *peer = Some(Peer {
+                    stream: new,
+                    writer,
+                });
+            }
             Err(error) => log::warn!("a client of the serial socket is turned away: {error}"),
         }
         self.start(ops);
@@ -236,6 +248,14 @@ impl MutEventSubscriber for Input {
             self.push(ops);
         } else if Some(events.fd()) == self.source.fd() {
             self.read(ops);
+        } else if let Source::Socket {
+            client,
+            peer: Some(peer),
+            ..
+        } = &self.source
+            && events.fd() == peer.writer
+        {
+            client.flush();
         } else {
             self.accept(ops);
         }

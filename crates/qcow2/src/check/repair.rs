@@ -1,0 +1,237 @@
+//! Making the refcounts and flags right again.
+
+use std::sync::MutexGuard;
+use std::sync::atomic::Ordering;
+
+use super::compare::{Comparison, Wrong};
+use super::counts::Counts;
+use super::{CheckReport, FindingKind, Findings, Repair};
+use crate::error::{Error, Result};
+use crate::format::geometry::MAX_REFCOUNT_TABLE_BYTES;
+use crate::format::{Geometry, bytes};
+use crate::image::Image;
+use crate::image::state::State;
+use crate::refcount::{Refcounts, width};
+
+impl Image {
+    /// The state of an image that may be in no state to be written yet.
+    pub(super) fn lock_to_repair(&self) -> Result<MutexGuard<'_, State>> {
+        if !self.writable {
+            return Err(Error::ReadOnly);
+        }
+        let state = self.lock();
+        if self.broken.load(Ordering::Acquire) {
+            Err(Error::Broken)
+        } else {
+            Ok(state)
+        }
+    }
+
+    pub(super) fn repair(
+        &self,
+        state: &mut State,
+        repair: Repair,
+        counts: Counts,
+        wrong: Comparison,
+        findings: &mut Findings<'_>,
+    ) -> Result<()> {
+        // A cluster in use that counts as free may have been given to two owners, so that no
+        // single refcount can be trusted; QEMU draws the line there too.
+        let uncovered = wrong.refcounts.iter().any(|wrong| wrong.refcount == 0);
+        if repair == Repair::All && (findings.rebuild || uncovered || wrong.many) {
+            let freed = self.refcount_clusters(state)?;
+            self.rebuild(state, &counts, self.geometry.refcount_order)?;
+            let report = &mut findings.report;
+            report.leaks_fixed += std::mem::take(&mut report.leaks);
+            findings.add(
+                FindingKind::Repaired,
+                "Rebuilding refcount structure".into(),
+            );
+            for cluster in freed
+                .into_iter()
+                .filter(|cluster| counts.get(*cluster) == 1)
+            {
+                let text = format!("Repairing cluster {cluster} refcount=1 reference=0");
+                findings.add(FindingKind::Repaired, text);
+            }
+            // Errors of the tables' own entries remain and are counted anew.
+            let mut ignore = |_: &super::Finding| {};
+            let mut again = Findings {
+                report: CheckReport::default(),
+                tell: &mut ignore,
+                rebuild: false,
+            };
+            let before = findings.report.corruptions;
+            let counts = self.count_references(state, &mut again)?;
+            self.compare_refcounts(state, &counts, &mut again)?;
+            findings.report.corruptions = again.report.corruptions;
+            findings.report.corruptions_fixed += before.saturating_sub(again.report.corruptions);
+        } else {
+            self.correct(state, repair, &wrong.refcounts, findings)?;
+        }
+        if repair == Repair::All {
+            self.walk_flags(state, |text| {
+                findings.add(FindingKind::Repaired, format!("Repairing {text}"));
+                findings.report.corruptions_fixed += 1;
+                true
+            })?;
+        } else if wrong.flags {
+            self.tell_flags(state, findings)?;
+        }
+        self.sync(state)
+    }
+
+    /// Sets single refcounts right.
+    fn correct(
+        &self,
+        state: &mut State,
+        repair: Repair,
+        list: &[Wrong],
+        findings: &mut Findings<'_>,
+    ) -> Result<()> {
+        for &Wrong {
+            cluster,
+            refcount,
+            references,
+        } in list
+        {
+            let leak = refcount > references;
+            if !leak && repair != Repair::All || findings.rebuild {
+                continue;
+            }
+            let text =
+                format!("Repairing cluster {cluster} refcount={refcount} reference={references}");
+            findings.add(FindingKind::Repaired, text);
+            state.refcounts.correct(self.disk(), cluster, references)?;
+            let report = &mut findings.report;
+            if leak {
+                report.leaks -= 1;
+                report.leaks_fixed += 1;
+            } else {
+                report.corruptions -= 1;
+                report.corruptions_fixed += 1;
+            }
+        }
+        state.refcounts.write_blocks(self.disk())?;
+        self.file.sync()?;
+        state.refcounts.blocks_durable();
+        Ok(())
+    }
+
+    /// Writes all refcounts anew with another width. The image must be opened anew then.
+    pub(crate) fn rewrite_refcounts(&self, state: &mut State, order: u32) -> Result<()> {
+        let mut ignore = |_: &super::Finding| {};
+        let mut findings = Findings {
+            report: CheckReport::default(),
+            tell: &mut ignore,
+            rebuild: false,
+        };
+        let counts = self.count_references(state, &mut findings)?;
+        if findings.report.corruptions > 0 {
+            return Err(Error::Corrupt);
+        }
+        self.rebuild(state, &counts, order)?;
+        self.abandon();
+        Ok(())
+    }
+
+    /// Writes all refcounts anew, past everything in use, and makes the header name them. What
+    /// the old structures took becomes free.
+    fn rebuild(&self, state: &mut State, counts: &Counts, order: u32) -> Result<()> {
+        let geometry = Geometry {
+            refcount_order: order,
+            ..self.geometry
+        };
+        let bits = geometry.cluster_bits;
+        let block_bits = geometry.refcount_block_bits();
+        let old = self.refcount_clusters(state)?;
+        let start = counts.end();
+        let (mut table, mut blocks) = (1, 1);
+        loop {
+            let covering = (start + table + blocks).div_ceil(1 << block_bits);
+            let needed = (covering, geometry.clusters(covering * 8));
+            if needed == (blocks, table) {
+                break;
+            }
+            (blocks, table) = (needed.0.max(blocks), needed.1.max(table));
+        }
+        if table << bits > MAX_REFCOUNT_TABLE_BYTES {
+            let (value, limit) = (table << bits, MAX_REFCOUNT_TABLE_BYTES);
+            return Err(Error::TooLarge {
+                what: "refcount table",
+                value,
+                limit,
+            });
+        }
+        let end = start + table + blocks;
+        let count = |cluster: u64| match cluster {
+            cluster if cluster >= start => u64::from(cluster < end),
+            cluster => counts
+                .get(cluster)
+                .saturating_sub(u64::from(old.binary_search(&cluster).is_ok())),
+        };
+        let mut block = vec![0; geometry.cluster_size() as usize];
+        let limit = geometry.max_refcount();
+        for number in 0..blocks {
+            for within in 0..1u64 << block_bits {
+                let value = count((number << block_bits) + within);
+                if value > limit {
+                    return Err(Error::TooLarge {
+                        what: "refcount",
+                        value,
+                        limit,
+                    });
+                }
+                width::set(geometry.refcount_order, &mut block, within as usize, value);
+            }
+            self.file
+                .write_at(&block, (start + table + number) << bits)?;
+        }
+        let mut raw = bytes::from_words((0..blocks).map(|number| (start + table + number) << bits));
+        raw.resize((table << bits) as usize, 0);
+        self.file.write_at(&raw, start << bits)?;
+        self.file.sync()?;
+        state.header.refcount_table_offset = start << bits;
+        state.header.refcount_table_clusters = table as u32;
+        state.header.geometry = geometry;
+        self.or_break(self.write_header(state).and_then(|()| self.file.sync()))?;
+        state.refcounts = Refcounts::new(&state.header, self.file.size()?.max(end << bits));
+        // The next write looks at all metadata anew.
+        state.prepared = false;
+        self.ready.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// The clusters of the present refcount structures that the walk counted, sorted.
+    fn refcount_clusters(&self, state: &mut State) -> Result<Vec<u64>> {
+        let bits = self.geometry.cluster_bits;
+        let len = self.file.size()?;
+        let header = &state.header;
+        let first = header.refcount_table_offset >> bits;
+        let in_file = |offset: u64| offset < len;
+        let mut list: Vec<u64> =
+            (first..first + u64::from(header.refcount_table_clusters)).collect();
+        let end = (header.refcount_table_offset)
+            .saturating_add(u64::from(header.refcount_table_clusters) << bits);
+        if end.saturating_sub(len) >= 1 << bits {
+            list.clear();
+        }
+        if in_file(header.refcount_table_offset) {
+            let table = &state.refcounts.table;
+            super::references::for_each_word(
+                &*self.file,
+                table.offset(),
+                table.len(),
+                |_, entry| {
+                    if self.geometry.in_cluster(entry) == 0 && in_file(entry) {
+                        list.push(entry >> bits);
+                    }
+                    Ok(())
+                },
+            )?;
+        }
+        list.sort_unstable();
+        list.dedup();
+        Ok(list)
+    }
+}

@@ -1,0 +1,446 @@
+//! What only one thread at a time may touch, and its way to the disk.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use super::Image;
+use crate::bitmap::Bitmap;
+use crate::cache::slices::Updated;
+use crate::cache::table::PAGE;
+use crate::error::{Error, IoContext, Result};
+use crate::format::entry::{CompressedRange, L2Entry};
+use crate::format::{Header, Incompatible, bytes};
+use crate::refcount::{Allocated, Disk, Refcounts};
+
+/// More clusters than this do not wait for the guest's next flush to be freed.
+const MAX_UNLINKED: usize = 1 << 16;
+
+/// The part of an image that its lock guards.
+pub(crate) struct State {
+    pub(crate) header: Header,
+    pub(crate) refcounts: Refcounts,
+    /// Host offsets of L2 slices that differ from the disk.
+    pub(crate) dirty_slices: BTreeSet<u64>,
+    /// Pages of the L1 table that differ from the disk.
+    pub(crate) dirty_l1: BTreeSet<u64>,
+    /// References dropped from tables in memory, host offsets of clusters.
+    pub(crate) unlinked: Vec<u64>,
+    /// References dropped durably; the epoch says who may still use the clusters.
+    reclaim: VecDeque<(u64, Vec<u64>)>,
+    /// Guest ranges (start, end) whose clusters are being written before they are linked.
+    pub(crate) in_flight: Vec<(u64, u64)>,
+    /// The preparations for the first write are done.
+    pub(crate) prepared: bool,
+    /// The preparations were begun.
+    pub(crate) attempted: bool,
+    /// The dirty bit was set for lazy refcounts of this handle, and goes when it closes.
+    pub(crate) lazy: bool,
+    /// The persistent bitmaps, once loaded.
+    pub(crate) bitmaps: Option<Vec<Arc<Bitmap>>>,
+}
+
+impl State {
+    pub(crate) fn new(header: Header, file_end: u64) -> Self {
+        Self {
+            refcounts: Refcounts::new(&header, file_end),
+            header,
+            dirty_slices: BTreeSet::new(),
+            dirty_l1: BTreeSet::new(),
+            unlinked: Vec::new(),
+            reclaim: VecDeque::new(),
+            in_flight: Vec::new(),
+            prepared: false,
+            attempted: false,
+            lazy: false,
+            bitmaps: None,
+        }
+    }
+
+    fn is_dirty(&self) -> bool {
+        !self.dirty_slices.is_empty() || !self.dirty_l1.is_empty() || self.refcounts.is_dirty()
+    }
+}
+
+impl Image {
+    pub(crate) fn disk(&self) -> Disk<'_> {
+        Disk {
+            file: &*self.file,
+            metadata: &self.metadata,
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state, ready for changes to the image.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`], [`Error::Broken`], or what the first look at all metadata finds.
+    pub(crate) fn lock_to_write(&self) -> Result<MutexGuard<'_, State>> {
+        if !self.writable {
+            return Err(Error::ReadOnly);
+        }
+        let mut state = self.lock();
+        if self.broken.load(Ordering::Acquire) {
+            return Err(Error::Broken);
+        }
+        if !state.prepared {
+            self.prepare(&mut state)?;
+        }
+        Ok(state)
+    }
+
+    /// The state, with no allocating write under way: for operations on the whole image.
+    pub(crate) fn lock_alone(&self) -> Result<MutexGuard<'_, State>> {
+        let state = self.lock_to_write()?;
+        Ok(self.wait_for(state, 0, u64::MAX))
+    }
+
+    /// Waits until no allocating write is under way in the guest range.
+    pub(crate) fn wait_for<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        start: u64,
+        end: u64,
+    ) -> MutexGuard<'a, State> {
+        self.landed
+            .wait_while(state, |state| {
+                state.in_flight.iter().any(|&(s, e)| s < end && start < e)
+            })
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Passes an error on; one that shows the image to be corrupt marks it so and ends all
+    /// writing.
+    pub(crate) fn judge<T>(&self, state: &mut State, result: Result<T>) -> Result<T> {
+        if let Err(Error::Overlap { .. }) = &result {
+            self.broken.store(true, Ordering::Release);
+            if state.header.version >= 3 {
+                state.header.incompatible = state.header.incompatible.with(Incompatible::CORRUPT);
+                // The refused write is the news; a mark that can not be set changes nothing.
+                let _ = self.write_header(state).and_then(|()| self.file.sync());
+            }
+        }
+        result
+    }
+
+    /// Runs an operation that leaves memory and disk apart if it fails; the handle is broken then.
+    pub(crate) fn or_break<T>(&self, result: Result<T>) -> Result<T> {
+        if result.is_err() {
+            self.broken.store(true, Ordering::Release);
+        }
+        result
+    }
+
+    /// 1 to `most` adjacent clusters of the image file.
+    pub(crate) fn allocate(&self, state: &mut State, most: u64) -> Result<Allocated> {
+        self.make_countable(state, 1)?;
+        let result = state.refcounts.allocate(self.disk(), most);
+        self.judge(state, result)
+    }
+
+    /// Exactly `count` adjacent clusters of the image file.
+    pub(crate) fn allocate_exact(&self, state: &mut State, count: u64) -> Result<Allocated> {
+        self.make_countable(state, count)?;
+        let result = state.refcounts.allocate_exact(self.disk(), count);
+        self.judge(state, result)
+    }
+
+    /// Grows the refcount table before `clusters` more would not fit it.
+    fn make_countable(&self, state: &mut State, clusters: u64) -> Result<()> {
+        if !state.refcounts.must_grow(clusters) {
+            return Ok(());
+        }
+        let moved = self.or_break(state.refcounts.grow(self.disk(), clusters))?;
+        let done = state
+            .refcounts
+            .write_blocks(self.disk())
+            .and_then(|()| self.file.sync())
+            .and_then(|()| {
+                state.header.refcount_table_offset = moved.offset;
+                state.header.refcount_table_clusters = moved.clusters;
+                self.write_header(state)
+            })
+            .and_then(|()| self.file.sync())
+            .and_then(|()| state.refcounts.moved(self.disk(), moved));
+        self.or_break(done)
+    }
+
+    /// Frees clusters that no table on the disk ever named.
+    pub(crate) fn free_now(&self, state: &mut State, offset: u64, clusters: u64) -> Result<()> {
+        let first = offset >> self.geometry.cluster_bits;
+        (first..first + clusters)
+            .try_for_each(|cluster| state.refcounts.decrease(self.disk(), cluster).map(drop))
+    }
+
+    /// Puts what an L2 entry referred to on the list of clusters to free.
+    ///
+    /// # Errors
+    /// [`Error::Overlap`] if that is metadata.
+    pub(crate) fn unlink(&self, state: &mut State, entry: L2Entry) -> Result<()> {
+        if entry.compressed() {
+            let CompressedRange { offset, length } = entry.compressed_range(&self.geometry);
+            let last = self.geometry.cluster_start(offset + length - 1);
+            let mut at = self.geometry.cluster_start(offset);
+            while at <= last {
+                self.refuse_metadata(state, at)?;
+                state.unlinked.push(at);
+                at += self.geometry.cluster_size();
+            }
+        } else if let (Some(host), false) = (entry.host(&self.geometry), self.geometry.data_file) {
+            self.refuse_metadata(state, host)?;
+            state.unlinked.push(host);
+        }
+        Ok(())
+    }
+
+    /// Loads the slice at `slice` with the state held.
+    pub(crate) fn load_slice(&self, state: &mut State, slice: u64) -> Result<()> {
+        while self.try_load(slice)?.is_err() {
+            self.sync(state)?;
+        }
+        Ok(())
+    }
+
+    /// The L2 entry of a guest cluster.
+    pub(crate) fn entry(&self, state: &mut State, offset: u64) -> Result<L2Entry> {
+        let Some(place) = self.place(offset)? else {
+            return Ok(L2Entry::default());
+        };
+        let entry = loop {
+            match self.l2.view(place.slice, |view| view.entry(place.index)) {
+                Some(entry) => break entry,
+                None => self.load_slice(state, place.slice)?,
+            }
+        };
+        self.check_entry(entry, place)?;
+        Ok(entry)
+    }
+
+    /// Changes the L2 entry of a guest cluster, whose L2 table is writable.
+    pub(crate) fn set_entry(&self, state: &mut State, offset: u64, entry: L2Entry) -> Result<()> {
+        let place = self.place(offset)?.ok_or(Error::Broken)?;
+        loop {
+            match self.l2.update(place.slice, place.index, entry) {
+                Updated::Absent => self.load_slice(state, place.slice)?,
+                Updated::Again => return Ok(()),
+                Updated::NewlyDirty => {
+                    state.dirty_slices.insert(place.slice);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Changes an L1 entry.
+    pub(crate) fn set_l1(&self, state: &mut State, index: u64, value: u64) -> Result<()> {
+        self.l1.set(&*self.file, index, value)?;
+        state.dirty_l1.insert(index / PAGE);
+        Ok(())
+    }
+
+    /// Makes all changes durable, in an order that leaves at most leaks wherever it stops:
+    /// refcount blocks and data, then the refcount table, then L2 and L1 tables, and only then
+    /// are dropped references given up.
+    pub(crate) fn sync(&self, state: &mut State) -> Result<()> {
+        let disk = self.disk();
+        if !state.is_dirty() && state.unlinked.is_empty() {
+            self.sync_storage()?;
+            return self.reclaim(state);
+        }
+        let end = state.refcounts.file_end;
+        if self.file.size()? < end {
+            // Tables and data may end with bytes that were never written.
+            self.file.set_len(end).context("grow to", end, 0)?;
+        }
+        if state.lazy {
+            // The dirty bit says that refcounts are made anew should this stop here.
+            self.sync_storage()?;
+        } else {
+            state.refcounts.write_blocks(disk)?;
+            self.sync_storage()?;
+            state.refcounts.blocks_durable();
+            if state.refcounts.write_table(disk)? {
+                self.file.sync()?;
+                state.refcounts.table_durable();
+            }
+        }
+        if !state.dirty_slices.is_empty() || !state.dirty_l1.is_empty() {
+            for &slice in &state.dirty_slices {
+                let words = self.l2.copy(slice).ok_or(Error::Broken)?;
+                self.file.write_at(&bytes::from_words(words), slice)?;
+            }
+            for &page in &state.dirty_l1 {
+                self.l1.write_page(&*self.file, page * PAGE)?;
+            }
+            self.file.sync()?;
+            for &slice in &state.dirty_slices {
+                self.l2.clean(slice);
+            }
+            state.dirty_slices.clear();
+            state.dirty_l1.clear();
+        }
+        if !state.unlinked.is_empty() {
+            let list = std::mem::take(&mut state.unlinked);
+            state.reclaim.push_back((self.epochs.now(), list));
+        }
+        self.reclaim(state)
+    }
+
+    /// Makes data and whatever else was written durable.
+    fn sync_storage(&self) -> Result<()> {
+        if self.geometry.data_file {
+            self.data.sync()?;
+        }
+        self.file.sync()
+    }
+
+    /// Frees the clusters that nobody can be using any more.
+    fn reclaim(&self, state: &mut State) -> Result<()> {
+        if state.reclaim.is_empty() {
+            return Ok(());
+        }
+        self.epochs.advance();
+        let now = self.epochs.advance();
+        while state
+            .reclaim
+            .front()
+            .is_some_and(|(epoch, _)| epoch + 2 <= now)
+        {
+            let Some((_, mut list)) = state.reclaim.pop_front() else {
+                break;
+            };
+            list.sort_unstable();
+            self.discard_last(state, &list)?;
+            for offset in list {
+                state
+                    .refcounts
+                    .decrease(self.disk(), offset >> self.geometry.cluster_bits)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the host back the clusters of a sorted list whose last reference goes, before they
+    /// can be allocated again.
+    fn discard_last(&self, state: &mut State, list: &[u64]) -> Result<()> {
+        if !self.pass_discards {
+            return Ok(());
+        }
+        let mut last = Vec::new();
+        for group in list.chunk_by(|a, b| a == b) {
+            let cluster = group[0] >> self.geometry.cluster_bits;
+            if state.refcounts.get(self.disk(), cluster)? == group.len() as u64 {
+                last.push(group[0]);
+            }
+        }
+        self.discard_clusters(&last);
+        Ok(())
+    }
+
+    /// Gives the clusters of a sorted list back to the host.
+    pub(crate) fn discard_clusters(&self, list: &[u64]) {
+        if !self.pass_discards {
+            return;
+        }
+        let size = self.geometry.cluster_size();
+        for run in list.chunk_by(|a, b| a + size == *b) {
+            // Space that stays taken is no error of the request.
+            let _ = self.file.discard(run[0], run.len() as u64 * size);
+        }
+    }
+
+    /// Frees everything that waits for it, waiting for requests under way.
+    pub(crate) fn sync_all(&self, state: &mut State) -> Result<()> {
+        self.sync(state)?;
+        while !state.reclaim.is_empty() {
+            self.epochs.wait();
+            self.reclaim(state)?;
+        }
+        if state.is_dirty() {
+            self.sync(state)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Keeps the list of clusters to free short.
+    pub(crate) fn bound_unlinked(&self, state: &mut State) -> Result<()> {
+        if state.unlinked.len() < MAX_UNLINKED {
+            Ok(())
+        } else {
+            self.sync(state)
+        }
+    }
+
+    /// Makes everything written before this call durable.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; the changes stay in memory and a later flush tries again.
+    pub fn flush(&self) -> Result<()> {
+        if !self.writable {
+            return Ok(());
+        }
+        let mut state = self.lock();
+        if self.broken.load(Ordering::Acquire) {
+            return Err(Error::Broken);
+        }
+        if state.is_dirty() || !state.unlinked.is_empty() || !state.reclaim.is_empty() {
+            return self.sync(&mut state);
+        }
+        drop(state);
+        self.sync_storage()
+    }
+
+    /// Flushes, stores what is kept in memory only, and marks the image clean. Nothing may be
+    /// written afterwards. Dropping an image does this too, but can not tell of errors.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; the image stays open, and closing may be tried again. [`Error::Broken`].
+    pub fn close(&self) -> Result<()> {
+        let mut state = self.lock();
+        if !self.writable || self.closed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        if self.broken.load(Ordering::Acquire) {
+            return Err(Error::Broken);
+        }
+        if state.attempted {
+            self.check_inactive(&state)?;
+        }
+        if !state.prepared {
+            self.closed.store(true, Ordering::Release);
+            return Ok(());
+        }
+        let lazy = std::mem::take(&mut state.lazy);
+        if let Err(error) = self.store_all(&mut state, lazy) {
+            state.lazy = lazy;
+            return Err(error);
+        }
+        self.broken.store(true, Ordering::Release);
+        self.closed.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes everything durable that is kept in memory only.
+    fn store_all(&self, state: &mut State, lazy: bool) -> Result<()> {
+        self.sync_all(state)?;
+        if state.bitmaps.as_ref().is_some_and(|list| !list.is_empty()) {
+            self.store_bitmaps(state, 0)?;
+            self.sync_all(state)?;
+        }
+        if lazy {
+            self.clear_dirty(state)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Lets go of the image as it is, as a crash would: nothing is written any more.
+    pub fn abandon(&self) {
+        self.broken.store(true, Ordering::Release);
+        self.closed.store(true, Ordering::Release);
+    }
+}

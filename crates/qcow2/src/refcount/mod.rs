@@ -1,0 +1,321 @@
+//! Refcounts of host clusters: the table, a cache of the blocks, and allocation.
+
+mod alloc;
+pub(crate) mod width;
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::io;
+
+use crate::cache::cluster_set::ClusterSet;
+use crate::cache::table::{PAGE, Table};
+use crate::error::{Error, Result};
+use crate::format::geometry::{MAX_HOST_OFFSET, MAX_REFCOUNT_TABLE_BYTES};
+use crate::format::{Geometry, Header};
+use crate::storage::Storage;
+
+pub(crate) use alloc::Allocated;
+
+/// Most slices of refcount blocks kept in memory: 4 MiB.
+const MAX_SLICES: usize = 1024;
+/// Bits of a refcount table entry that are no offset.
+const RESERVED: u64 = 0x1ff;
+
+struct Slice {
+    bytes: Box<[u8]>,
+    used: u64,
+}
+
+/// Host offsets are multiples of a power of two, and of the image's choosing; the cache is
+/// bounded, so that collisions cost time only.
+#[derive(Default)]
+struct OffsetHasher(u64);
+
+impl Hasher for OffsetHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes
+            .iter()
+            .for_each(|&byte| self.write_u64(self.0 ^ u64::from(byte)));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = value.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    }
+}
+
+/// What every operation on refcounts needs beside them.
+#[derive(Clone, Copy)]
+pub(crate) struct Disk<'a> {
+    pub(crate) file: &'a dyn Storage,
+    pub(crate) metadata: &'a ClusterSet,
+}
+
+pub(crate) struct Refcounts {
+    pub(crate) table: Table,
+    geometry: Geometry,
+    slice_size: u64,
+    slices: HashMap<u64, Slice, BuildHasherDefault<OffsetHasher>>,
+    /// Host offsets of changed slices.
+    dirty: BTreeSet<u64>,
+    /// Pages of the table with changed entries. They are written once the blocks are durable.
+    dirty_pages: BTreeSet<u64>,
+    clock: u64,
+    /// No cluster below this one is free.
+    hint: u64,
+    /// Where the next compressed data goes if its cluster has room; 0 or a cluster's start if not.
+    pub(crate) tail: u64,
+    /// Every cluster from this offset on reads as zeroes: nothing was ever written there.
+    pub(crate) file_end: u64,
+}
+
+/// The slice that holds a refcount, and the index in it.
+#[derive(Clone, Copy)]
+struct Spot {
+    slice: u64,
+    index: usize,
+}
+
+impl Refcounts {
+    pub(crate) fn new(header: &Header, file_end: u64) -> Self {
+        let geometry = header.geometry;
+        let entries = u64::from(header.refcount_table_clusters) << (geometry.cluster_bits - 3);
+        Self {
+            table: Table::new(header.refcount_table_offset, entries),
+            geometry,
+            slice_size: geometry.cluster_size().min(4096),
+            slices: HashMap::default(),
+            dirty: BTreeSet::new(),
+            dirty_pages: BTreeSet::new(),
+            clock: 0,
+            hint: 0,
+            tail: 0,
+            file_end,
+        }
+    }
+
+    /// Bytes of memory that the cache takes.
+    pub(crate) fn memory(&self) -> u64 {
+        self.slices.len() as u64 * self.slice_size + self.table.memory()
+    }
+
+    pub(crate) fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty() || !self.dirty_pages.is_empty()
+    }
+
+    /// Host offset of the refcount block that covers `cluster`.
+    fn block(&self, disk: Disk<'_>, cluster: u64) -> Result<Option<u64>> {
+        let index = cluster >> self.geometry.refcount_block_bits();
+        let entry = self.table.get(disk.file, index)?;
+        if entry & RESERVED != 0 || self.geometry.in_cluster(entry) != 0 || entry >= MAX_HOST_OFFSET
+        {
+            return Err(Error::malformed(
+                "refcount table entry",
+                self.table.offset() + index * 8,
+                format!("Refblock offset {entry:#x} unaligned"),
+            ));
+        }
+        Ok((entry != 0).then_some(entry))
+    }
+
+    fn spot(&self, disk: Disk<'_>, cluster: u64) -> Result<Option<Spot>> {
+        let Some(block) = self.block(disk, cluster)? else {
+            return Ok(None);
+        };
+        let order = self.geometry.refcount_order;
+        let index = cluster & ((1 << self.geometry.refcount_block_bits()) - 1);
+        let per_slice = (self.slice_size * 8) >> order;
+        Ok(Some(Spot {
+            slice: block + index / per_slice * self.slice_size,
+            index: (index % per_slice) as usize,
+        }))
+    }
+
+    fn slice(&mut self, disk: Disk<'_>, offset: u64) -> Result<&mut Slice> {
+        self.clock += 1;
+        if !self.slices.contains_key(&offset) {
+            self.make_room(disk)?;
+            let mut bytes = vec![0; self.slice_size as usize].into_boxed_slice();
+            disk.file.read_at(&mut bytes, offset)?;
+            self.slices.insert(offset, Slice { bytes, used: 0 });
+        }
+        let clock = self.clock;
+        let slice = self.slices.get_mut(&offset).ok_or(Error::Broken)?;
+        slice.used = clock;
+        Ok(slice)
+    }
+
+    /// Drops the older half of a full cache. Refcounts may reach the image at any time: too
+    /// high is a leak at worst, and they are lowered only after the reference is durably gone.
+    fn make_room(&mut self, disk: Disk<'_>) -> Result<()> {
+        if self.slices.len() < MAX_SLICES {
+            return Ok(());
+        }
+        self.write_blocks(disk)?;
+        self.dirty.clear();
+        let mut ages: Vec<u64> = self.slices.values().map(|slice| slice.used).collect();
+        let (_, &mut middle, _) = ages.select_nth_unstable(MAX_SLICES / 2);
+        self.slices.retain(|_, slice| slice.used > middle);
+        Ok(())
+    }
+
+    /// The refcount of a cluster.
+    pub(crate) fn get(&mut self, disk: Disk<'_>, cluster: u64) -> Result<u64> {
+        let Some(spot) = self.spot(disk, cluster)? else {
+            return Ok(0);
+        };
+        let order = self.geometry.refcount_order;
+        Ok(width::get(
+            order,
+            &self.slice(disk, spot.slice)?.bytes,
+            spot.index,
+        ))
+    }
+
+    /// Sets the refcount of a cluster whose block exists.
+    fn set(&mut self, disk: Disk<'_>, cluster: u64, value: u64) -> Result<()> {
+        let spot = self
+            .spot(disk, cluster)?
+            .ok_or_else(|| self.uncovered(cluster))?;
+        let order = self.geometry.refcount_order;
+        width::set(
+            order,
+            &mut self.slice(disk, spot.slice)?.bytes,
+            spot.index,
+            value,
+        );
+        self.dirty.insert(spot.slice);
+        Ok(())
+    }
+
+    fn uncovered(&self, cluster: u64) -> Error {
+        let offset = cluster << self.geometry.cluster_bits;
+        Error::malformed("host cluster", offset, "no refcount block covers it")
+    }
+
+    /// Fails if a cluster can not get one more reference.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] where its refcount is at its largest or the refcount table can not
+    /// reach it; [`Error::Io`] with EAGAIN where no refcount block covers it.
+    pub(crate) fn check_room(&mut self, disk: Disk<'_>, cluster: u64) -> Result<()> {
+        let value = self.get(disk, cluster)?;
+        let limit = self.geometry.max_refcount();
+        if value >= limit {
+            return Err(Error::TooLarge {
+                what: "refcount",
+                value: value.saturating_add(1),
+                limit,
+            });
+        }
+        let index = cluster >> self.geometry.refcount_block_bits();
+        if index >= MAX_REFCOUNT_TABLE_BYTES / 8 {
+            let limit = MAX_REFCOUNT_TABLE_BYTES / 8 - 1;
+            return Err(Error::TooLarge {
+                what: "refcount table index",
+                value: index,
+                limit,
+            });
+        }
+        if value == 0 && self.block(disk, cluster)?.is_none() {
+            return Err(Error::Io {
+                action: "count a reference to",
+                offset: cluster << self.geometry.cluster_bits,
+                length: self.geometry.cluster_size(),
+                source: io::Error::from_raw_os_error(libc::EAGAIN),
+            });
+        }
+        Ok(())
+    }
+
+    /// Adds one reference.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] where the refcount is at its largest already.
+    pub(crate) fn increase(&mut self, disk: Disk<'_>, cluster: u64) -> Result<u64> {
+        let value = self.get(disk, cluster)?;
+        let limit = self.geometry.max_refcount();
+        if value >= limit {
+            return Err(Error::TooLarge {
+                what: "refcount",
+                value: value.saturating_add(1),
+                limit,
+            });
+        }
+        if value == 0 && self.block(disk, cluster)?.is_none() {
+            return Err(self.uncovered(cluster));
+        }
+        self.set(disk, cluster, value + 1)?;
+        Ok(value + 1)
+    }
+
+    /// Takes one reference away. What nothing refers to any more leaves the set of metadata and
+    /// may be allocated again.
+    pub(crate) fn decrease(&mut self, disk: Disk<'_>, cluster: u64) -> Result<u64> {
+        let value = self.get(disk, cluster)?;
+        if value == 0 {
+            let offset = cluster << self.geometry.cluster_bits;
+            return Err(Error::malformed(
+                "host cluster",
+                offset,
+                "freed, but its refcount is 0",
+            ));
+        }
+        self.set(disk, cluster, value - 1)?;
+        if value == 1 {
+            disk.metadata.remove(cluster);
+            self.hint = self.hint.min(cluster);
+            if self.tail >> self.geometry.cluster_bits == cluster {
+                self.tail = 0;
+            }
+        }
+        Ok(value - 1)
+    }
+
+    /// Sets a refcount to what a check counted.
+    pub(crate) fn correct(&mut self, disk: Disk<'_>, cluster: u64, value: u64) -> Result<()> {
+        let limit = self.geometry.max_refcount();
+        if value > limit {
+            return Err(Error::TooLarge {
+                what: "refcount",
+                value,
+                limit,
+            });
+        }
+        self.set(disk, cluster, value)?;
+        self.hint = self.hint.min(cluster);
+        Ok(())
+    }
+
+    /// Writes the changed blocks; nothing counts as clean before [`Refcounts::blocks_durable`].
+    pub(crate) fn write_blocks(&mut self, disk: Disk<'_>) -> Result<()> {
+        for offset in &self.dirty {
+            if let Some(slice) = self.slices.get(offset) {
+                disk.file.write_at(&slice.bytes, *offset)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that what [`Refcounts::write_blocks`] wrote has been flushed.
+    pub(crate) fn blocks_durable(&mut self) {
+        self.dirty.clear();
+    }
+
+    /// Writes the changed entries of the table, whose blocks must be durable. True if there
+    /// were any, so that another flush is due.
+    pub(crate) fn write_table(&mut self, disk: Disk<'_>) -> Result<bool> {
+        for page in &self.dirty_pages {
+            self.table.write_page(disk.file, page * PAGE)?;
+        }
+        Ok(!self.dirty_pages.is_empty())
+    }
+
+    /// Says that what [`Refcounts::write_table`] wrote has been flushed.
+    pub(crate) fn table_durable(&mut self) {
+        self.dirty_pages.clear();
+    }
+}

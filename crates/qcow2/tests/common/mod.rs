@@ -1,0 +1,88 @@
+//! What the integration tests share.
+#![allow(dead_code)]
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use strata_qcow2::storage::{FileOptions, FileStorage};
+use strata_qcow2::{CreateOptions, Image, OpenOptions, Storage};
+
+/// Runs a program that must succeed; its output.
+pub(crate) fn run(command: &str, args: &[&str]) -> String {
+    let output = Command::new(command).args(args).output().unwrap();
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(output.status.success(), "{command} {args:?}: {text}");
+    text
+}
+
+pub(crate) fn file(path: &Path, create: bool) -> Arc<dyn Storage> {
+    let options = FileOptions {
+        write: true,
+        create,
+        direct: false,
+    };
+    Arc::new(FileStorage::open(path, options).unwrap())
+}
+
+pub(crate) fn open(path: &Path) -> Image {
+    Image::open(
+        file(path, false),
+        OpenOptions {
+            writable: true,
+            ..OpenOptions::default()
+        },
+    )
+    .unwrap()
+}
+
+pub(crate) fn create(path: &Path, options: &CreateOptions) {
+    options.create(&file(path, true)).unwrap();
+}
+
+/// Fails unless QEMU finds the image free of errors and of leaks.
+pub(crate) fn qemu_check(path: &Path) {
+    run(
+        "qemu-img",
+        &["check", "-f", "qcow2", path.to_str().unwrap()],
+    );
+}
+
+/// Fails unless QEMU reads `model` from the image.
+pub(crate) fn qemu_compare(path: &Path, model: &[u8]) {
+    let raw = path.with_extension("raw");
+    std::fs::write(&raw, model).unwrap();
+    let names = [path.to_str().unwrap(), raw.to_str().unwrap()];
+    run(
+        "qemu-img",
+        &["compare", "-f", "qcow2", "-F", "raw", names[0], names[1]],
+    );
+    std::fs::remove_file(&raw).unwrap();
+}
+
+/// A small generator of numbers that is the same everywhere.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        let x = self.0;
+        (x ^ (x >> 29)).wrapping_mul(0xbf58476d1ce4e5b9) >> 16
+    }
+
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit.max(1)
+    }
+
+    pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let byte = self.next() as u8;
+        (0..len).map(|i| byte.wrapping_add((i / 7) as u8)).collect()
+    }
+}

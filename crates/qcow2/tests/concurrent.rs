@@ -1,0 +1,350 @@
+//! Many threads on one image: what each wrote is there, what several wrote is one of theirs, and
+//! snapshots show one moment.
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use common::{Random, create, open, qemu_check, qemu_compare};
+use strata_qcow2::{CreateOptions, Image, NewSnapshot, OpenOptions, Preallocation, Repair};
+
+const THREADS: u64 = 6;
+/// Bytes that only one thread uses.
+const PART: u64 = 300 << 10;
+
+fn rounds() -> u64 {
+    if std::env::var_os("STRATA_TEST_LONG").is_some() {
+        3000
+    } else {
+        200
+    }
+}
+
+fn shapes() -> Vec<CreateOptions> {
+    let base = CreateOptions {
+        size: THREADS * PART,
+        cluster_size: 4096,
+        ..Default::default()
+    };
+    vec![
+        base.clone(),
+        CreateOptions {
+            cluster_size: 512,
+            refcount_bits: 64,
+            ..base.clone()
+        },
+        CreateOptions {
+            cluster_size: 64 << 10,
+            ..base.clone()
+        },
+        CreateOptions {
+            cluster_size: 16 << 10,
+            extended_l2: true,
+            ..base.clone()
+        },
+        CreateOptions {
+            lazy_refcounts: true,
+            ..base
+        },
+    ]
+}
+
+fn is_sound(image: &Image) {
+    let mut told = Vec::new();
+    let report = image
+        .check(Repair::Nothing, &mut |finding| told.push(finding.clone()))
+        .unwrap();
+    assert!(report.is_clean(), "{told:?}");
+}
+
+/// Random operations on one thread's part of the disk, and their model. The parts of two threads
+/// share clusters where they meet.
+fn work(image: &Image, number: u64) -> Vec<u8> {
+    let mut random = Random(number + 1);
+    let mut model = vec![0; PART as usize];
+    let start = number * PART;
+    let cluster = image.geometry().cluster_size();
+    for _ in 0..rounds() {
+        let from = random.below(PART);
+        let length = (1 + random.below([600, 9000, 40_000][from as usize % 3])).min(PART - from);
+        let range = from as usize..(from + length) as usize;
+        match random.below(16) {
+            0..=6 => {
+                let data = random.bytes(length as usize);
+                image.write_at(&data, start + from).unwrap();
+                model[range].copy_from_slice(&data);
+            }
+            7 => {
+                image
+                    .write_zeroes(start + from, length, random.below(2) == 0)
+                    .unwrap();
+                model[range].fill(0);
+            }
+            8 => {
+                image.discard(start + from, length).unwrap();
+                // Whole clusters only; neighbours' bytes are in none of them.
+                let low = (start + from).next_multiple_of(cluster);
+                let end = start + from + length;
+                let last = if end == THREADS * PART {
+                    end.next_multiple_of(cluster)
+                } else {
+                    end
+                };
+                let high = (last / cluster * cluster).min(THREADS * PART);
+                if low < high {
+                    model[(low - start) as usize..(high - start) as usize].fill(0);
+                }
+            }
+            9 => {
+                let at = (start + from).next_multiple_of(cluster);
+                if at + cluster <= start + PART {
+                    let data = random.bytes(cluster as usize);
+                    image.write_compressed(&data, at).unwrap();
+                    let at = (at - start) as usize;
+                    model[at..at + cluster as usize].copy_from_slice(&data);
+                }
+            }
+            10 => image.flush().unwrap(),
+            _ => {
+                let mut seen = vec![0xee; length as usize];
+                image.read_at(&mut seen, start + from).unwrap();
+                assert!(
+                    seen == model[range],
+                    "thread {number} reads others' bytes at {from:#x}"
+                );
+            }
+        }
+    }
+    model
+}
+
+/// Takes, shows and deletes snapshots until told to stop.
+fn snapshots(image: &Image, stop: &AtomicBool) -> u64 {
+    let mut count = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let name = format!("s{count}");
+        let new = NewSnapshot {
+            name: name.clone(),
+            ..Default::default()
+        };
+        image.create_snapshot(&new).unwrap();
+        let show = |name: &str| {
+            let options = OpenOptions {
+                snapshot: Some(name.into()),
+                ..Default::default()
+            };
+            let view = Image::open(Arc::clone(image.storage()), options).unwrap();
+            let mut all = vec![0; view.size() as usize];
+            view.read_at(&mut all, 0).unwrap();
+            all
+        };
+        let before = show(&name);
+        thread::sleep(std::time::Duration::from_millis(15));
+        assert!(show(&name) == before, "a snapshot changed");
+        image.delete_snapshot(&name).unwrap();
+        count += 1;
+    }
+    count
+}
+
+#[test]
+fn each_thread_finds_what_it_wrote_while_snapshots_come_and_go() {
+    for (number, options) in shapes().iter().enumerate() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        create(&path, options);
+        let image = open(&path);
+        let stop = AtomicBool::new(false);
+        let model = thread::scope(|scope| {
+            let taker = scope.spawn(|| snapshots(&image, &stop));
+            let image = &image;
+            let workers: Vec<_> = (0..THREADS)
+                .map(|number| scope.spawn(move || work(image, number)))
+                .collect();
+            let parts: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
+            stop.store(true, Ordering::Relaxed);
+            println!("shape {number}: {} snapshots", taker.join().unwrap());
+            parts
+                .into_iter()
+                .flat_map(|part| part.unwrap())
+                .collect::<Vec<u8>>()
+        });
+        let mut all = vec![0; model.len()];
+        image.read_at(&mut all, 0).unwrap();
+        assert!(all == model, "shape {number}");
+        is_sound(&image);
+        image.close().unwrap();
+        qemu_check(&path);
+        qemu_compare(&path, &model);
+    }
+}
+
+#[test]
+fn of_overlapping_writes_each_sector_is_one() {
+    const SIZE: u64 = 96 << 10;
+    for options in shapes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        create(
+            &path,
+            &CreateOptions {
+                size: SIZE,
+                ..options
+            },
+        );
+        let image = open(&path);
+        thread::scope(|scope| {
+            for number in 0..THREADS {
+                let image = &image;
+                scope.spawn(move || {
+                    let mut random = Random(number + 50);
+                    for round in 0..rounds() {
+                        let at = random.below(SIZE / 512) * 512;
+                        let length = ((1 + random.below(40)) * 512).min(SIZE - at);
+                        match random.below(10) {
+                            0 => image.discard(at, length).unwrap(),
+                            1 => image.write_zeroes(at, length, true).unwrap(),
+                            2 => image.flush().unwrap(),
+                            3..=5 => {
+                                let mut seen = vec![0xee; length as usize];
+                                image.read_at(&mut seen, at).unwrap();
+                                assert!(
+                                    seen.iter().all(|byte| u64::from(*byte) <= THREADS),
+                                    "bytes that nobody wrote"
+                                );
+                            }
+                            _ => {
+                                let data = vec![number as u8 + 1; length as usize];
+                                image.write_at(&data, at).unwrap();
+                            }
+                        }
+                        if round % 40 == 0 && number == 0 {
+                            let new = NewSnapshot {
+                                name: "s".into(),
+                                ..Default::default()
+                            };
+                            image.create_snapshot(&new).unwrap();
+                            image.write_at(&[1; 512], 0).unwrap();
+                            image.delete_snapshot("s").unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        is_sound(&image);
+        image.close().unwrap();
+        qemu_check(&path);
+    }
+}
+
+/// Everything before a flush that returned is on the disk, whoever wrote it.
+#[test]
+fn a_flush_covers_what_other_threads_had_written() {
+    use strata_qcow2::Storage;
+    use strata_qcow2::test_utils::{History, PowerDisk};
+
+    const SIZE: u64 = 512 << 10;
+    let made = Arc::new(strata_qcow2::storage::MemoryStorage::default());
+    let storage: Arc<dyn Storage> = Arc::clone(&made) as _;
+    let options = CreateOptions {
+        size: SIZE,
+        cluster_size: 1024,
+        ..Default::default()
+    };
+    options.create(&storage).unwrap();
+    let history = Arc::new(History::default());
+    let disk = Arc::new(PowerDisk::new(&history, 0, made.to_vec()));
+    let writable = OpenOptions {
+        writable: true,
+        ..OpenOptions::default()
+    };
+    let image = Image::open(Arc::clone(&disk) as _, writable).unwrap();
+    // How far each thread has come in its own part, in sectors.
+    let written: Vec<AtomicU64> = (0..4).map(|_| AtomicU64::new(0)).collect();
+    let part = SIZE / 4;
+    let flushed = thread::scope(|scope| {
+        for (number, progress) in written.iter().enumerate() {
+            let image = &image;
+            scope.spawn(move || {
+                for sector in 0..part / 512 {
+                    let at = number as u64 * part + sector * 512;
+                    image.write_at(&[number as u8 + 1; 512], at).unwrap();
+                    progress.store(sector + 1, Ordering::SeqCst);
+                }
+            });
+        }
+        let mut flushed = Vec::new();
+        for _ in 0..40 {
+            let before: Vec<u64> = written.iter().map(|n| n.load(Ordering::SeqCst)).collect();
+            image.flush().unwrap();
+            flushed.push((history.now(), before));
+            thread::sleep(std::time::Duration::from_millis(1));
+        }
+        flushed
+    });
+    image.abandon();
+    for (moment, sectors) in flushed {
+        let bytes = disk.after_power_loss(moment, &mut |_, _| false);
+        let storage = Arc::new(strata_qcow2::storage::MemoryStorage::new(bytes));
+        let image = Image::open(storage, OpenOptions::default()).unwrap();
+        for (number, count) in sectors.into_iter().enumerate() {
+            let mut seen = vec![0; (count * 512) as usize];
+            image.read_at(&mut seen, number as u64 * part).unwrap();
+            assert!(
+                seen.iter().all(|byte| *byte == number as u8 + 1),
+                "lost by a flush"
+            );
+        }
+        let report = image.check(Repair::Nothing, &mut |_| {}).unwrap();
+        assert_eq!(report.corruptions + report.check_errors, 0);
+    }
+}
+
+/// The disk may be resized and looked at from all sides meanwhile.
+#[test]
+fn sizes_change_under_readers_and_writers() {
+    const SIZE: u64 = 200 << 10;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    create(
+        &path,
+        &CreateOptions {
+            size: SIZE,
+            cluster_size: 1024,
+            ..Default::default()
+        },
+    );
+    let image = open(&path);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for number in 0..4u64 {
+            let (image, stop) = (&image, &stop);
+            scope.spawn(move || {
+                let mut random = Random(number);
+                while !stop.load(Ordering::Relaxed) {
+                    let at = random.below(SIZE);
+                    // Out of range is an answer, too.
+                    let _ = image.write_at(&[number as u8; 3000], at);
+                    let _ = image.read_at(&mut [0; 3000], at);
+                    let _ = image.discard(at, 5000);
+                }
+            });
+        }
+        let mut random = Random(9);
+        for _ in 0..rounds() / 4 {
+            let size = (1 + random.below(SIZE / 512)) * 512;
+            image.resize(size, Preallocation::Off).unwrap();
+            assert_eq!(image.size(), size);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    // A write that raced with a cut may leave its cluster behind, and nothing worse.
+    let report = image.check(Repair::Leaks, &mut |_| {}).unwrap();
+    assert_eq!(report.corruptions + report.check_errors, 0);
+    is_sound(&image);
+    image.close().unwrap();
+    qemu_check(&path);
+}

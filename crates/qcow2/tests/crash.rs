@@ -1,0 +1,182 @@
+//! Power is lost after every change to the disks, and of what was not flushed any part is lost:
+//! the image opens, holds what was flushed, and has at most leaks.
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
+
+mod common;
+mod scenario;
+
+use std::sync::Arc;
+
+use common::Random;
+use scenario::judge::{Contents, Window, judge, qemu_judges};
+use scenario::{Disks, Model, Scenario, Step, open, writable};
+use strata_qcow2::Storage;
+use strata_qcow2::test_utils::{History, PowerDisk};
+
+/// One run of a scenario, with all that may be left of it.
+struct Recording {
+    history: Arc<History>,
+    disks: Vec<(usize, Arc<PowerDisk>)>,
+    /// The moment at which each step began, and the model before it; then the end.
+    states: Vec<(usize, Model)>,
+}
+
+fn record(scenario: &Scenario) -> Recording {
+    let (contents, mut model) = scenario.make();
+    let history = Arc::new(History::default());
+    let disks: Vec<_> = contents
+        .into_iter()
+        .map(|(id, bytes)| (id, Arc::new(PowerDisk::new(&history, id, bytes))))
+        .collect();
+    let storages: Disks = disks
+        .iter()
+        .map(|(id, disk)| (*id, Arc::clone(disk) as Arc<dyn Storage>))
+        .collect();
+    let mut world = open(&storages, writable(), scenario.writes_base()).unwrap();
+    let mut states = Vec::new();
+    for step in &scenario.steps {
+        states.push((history.now(), model.clone()));
+        world
+            .apply(step)
+            .unwrap_or_else(|error| panic!("{}: {step:?}: {error}", scenario.name));
+        model.apply(step, scenario.options.cluster_size);
+    }
+    states.push((history.now(), model.clone()));
+    world.abandon();
+    Recording {
+        history,
+        disks,
+        states,
+    }
+}
+
+impl Recording {
+    /// The states that the disks may show after power was lost at `moment`.
+    fn window(&self, scenario: &Scenario, moment: usize) -> Window<'_> {
+        let begun = self
+            .states
+            .iter()
+            .rposition(|(at, _)| *at <= moment)
+            .unwrap();
+        let durable = scenario.steps[..begun]
+            .iter()
+            .rposition(Step::is_durable)
+            .map_or(0, |step| step + 1);
+        let end = (begun + 1).min(self.states.len() - 1);
+        Window {
+            states: self.states[durable..=end]
+                .iter()
+                .map(|(_, model)| model)
+                .collect(),
+            atomic: durable == begun && scenario.steps.get(begun).is_some_and(Step::is_atomic),
+        }
+    }
+
+    fn contents(&self, moment: usize, keep: &mut dyn FnMut(usize, u64) -> bool) -> Contents {
+        self.disks
+            .iter()
+            .map(|(id, disk)| (*id, disk.after_power_loss(moment, keep)))
+            .collect()
+    }
+}
+
+fn long() -> bool {
+    std::env::var_os("STRATA_TEST_LONG").is_some()
+}
+
+/// Ways in which power loss treats what was not flushed.
+fn fates(seed: u64) -> Vec<Box<dyn FnMut(usize, u64) -> bool>> {
+    let mut list: Vec<Box<dyn FnMut(usize, u64) -> bool>> =
+        vec![Box::new(|_, _| true), Box::new(|_, _| false)];
+    list.push(Box::new(|_, sector| sector % 2 == 0));
+    list.push(Box::new(|_, sector| sector % 2 == 1));
+    for number in 0..if long() { 40 } else { 3 } {
+        let mut random = Random(seed * 100 + number);
+        let chance = [50, 85, 15][number as usize % 3];
+        list.push(Box::new(move |_, _| random.below(100) < chance));
+    }
+    // Whole changes are kept or lost.
+    for number in 0..if long() { 10 } else { 1 } {
+        let base = seed * 1000 + number;
+        list.push(Box::new(move |change, _| {
+            Random(base ^ (change as u64) << 20).below(2) == 0
+        }));
+    }
+    list
+}
+
+fn lose_power_everywhere(scenario: &Scenario) {
+    let recording = record(scenario);
+    let end = recording.history.now();
+    let dir = tempfile::tempdir().unwrap();
+    let mut judged = 0;
+    for moment in 0..=end {
+        let window = recording.window(scenario, moment);
+        for (number, mut keep) in fates(moment as u64 + 1).into_iter().enumerate() {
+            let contents = recording.contents(moment, &mut *keep);
+            if let Err(why) = judge(&contents, &window) {
+                let step = recording
+                    .states
+                    .iter()
+                    .rposition(|(at, _)| *at <= moment)
+                    .unwrap();
+                panic!(
+                    "{}: power lost after change {moment} of {end}, fate {number}, in step {step} \
+                     {:?}: {why}",
+                    scenario.name,
+                    scenario.steps.get(step)
+                );
+            }
+            judged += 1;
+            if judged % 199 == 0 {
+                qemu_judges(&contents, dir.path());
+            }
+        }
+    }
+    qemu_judges(&recording.contents(end, &mut |_, _| true), dir.path());
+    println!("{}: {end} changes, {judged} images", scenario.name);
+}
+
+fn group(name: &str) {
+    let mut failed = 0;
+    for scenario in scenario::list::group(name) {
+        let run = std::panic::AssertUnwindSafe(|| lose_power_everywhere(&scenario));
+        failed += u32::from(std::panic::catch_unwind(run).is_err());
+    }
+    assert_eq!(failed, 0, "scenarios failed");
+}
+
+#[test]
+fn plain_writes_and_discards() {
+    group("plain");
+}
+
+#[test]
+fn compressed_writes() {
+    group("compressed");
+}
+
+#[test]
+fn snapshots() {
+    group("snapshots");
+}
+
+#[test]
+fn sizes_and_table_growth() {
+    group("sizes");
+}
+
+#[test]
+fn backing_commit_and_rebase() {
+    group("jobs");
+}
+
+#[test]
+fn bitmaps_amendments_and_data_files() {
+    group("amendments");
+}
+
+#[test]
+fn operations_in_random_order() {
+    group("random");
+}

@@ -1,0 +1,371 @@
+//! LUKS payloads: as a storage of their own, and as the cipher inside of a qcow2 image.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use strata_luks::{
+    Cipher, CipherSpec, CreateOptions, Error, Hash, HeaderStorage, Mode, SectorCipher, Volume,
+};
+use strata_qcow2::Storage;
+use zeroize::Zeroizing;
+
+use super::words::luks_words;
+use crate::fail;
+use crate::options::Values;
+use crate::report::{Failure, Outcome};
+
+const SECTOR: u64 = strata_luks::SECTOR_SIZE as u64;
+/// Most bytes that are deciphered into one buffer.
+const STEP: u64 = 1 << 20;
+
+/// Shows a storage as a header area.
+pub struct HeaderArea<'a>(pub &'a dyn Storage);
+
+impl HeaderStorage for HeaderArea<'_> {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let end = offset
+            .checked_add(buf.len() as u64)
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        if end > self.0.len()? {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.0.read_vectored_at(&mut [IoSliceMut::new(buf)], offset)
+    }
+
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.0.write_vectored_at(&[IoSlice::new(buf)], offset)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// The plain text of a LUKS volume.
+pub(super) struct LuksStorage {
+    file: Arc<dyn Storage>,
+    cipher: SectorCipher,
+    payload: u64,
+    /// Held for writing while a write rewrites the rest of its first and last sectors.
+    rewriting: RwLock<()>,
+}
+
+impl LuksStorage {
+    /// Unlocks the volume in `file`.
+    ///
+    /// # Errors
+    /// In the words of the LUKS crate.
+    pub(super) fn open(file: Arc<dyn Storage>, passphrase: &[u8]) -> Outcome<Self> {
+        let volume = Volume::open(&HeaderArea(&*file), passphrase).map_err(luks_failure)?;
+        let payload = volume.payload_offset();
+        Ok(Self {
+            file,
+            cipher: volume.into_cipher(),
+            payload,
+            rewriting: RwLock::new(()),
+        })
+    }
+
+    fn read(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let mut done = 0;
+        while done < buf.len() {
+            let at = offset + done as u64;
+            let start = at - at % SECTOR;
+            let lead = (at - start) as usize;
+            let span = (lead as u64 + (buf.len() - done) as u64)
+                .next_multiple_of(SECTOR)
+                .min(STEP);
+            let count = (span as usize - lead).min(buf.len() - done);
+            let target = &mut buf[done..done + count];
+            if lead == 0 && count as u64 == span {
+                self.read_sectors(target, start)?;
+            } else {
+                let mut bounce = Zeroizing::new(vec![0; span as usize]);
+                self.read_sectors(&mut bounce, start)?;
+                target.copy_from_slice(&bounce[lead..lead + count]);
+            }
+            done += count;
+        }
+        Ok(())
+    }
+
+    fn read_sectors(&self, buf: &mut [u8], start: u64) -> io::Result<()> {
+        self.file
+            .read_vectored_at(&mut [IoSliceMut::new(buf)], self.payload + start)?;
+        self.cipher
+            .decrypt(start / SECTOR, buf)
+            .map_err(io::Error::other)
+    }
+
+    fn write(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        let aligned = offset.is_multiple_of(SECTOR) && (buf.len() as u64).is_multiple_of(SECTOR);
+        let (_shared, _alone);
+        if aligned {
+            _shared = self
+                .rewriting
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
+        } else {
+            _alone = self
+                .rewriting
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        let mut done = 0;
+        while done < buf.len() {
+            let at = offset + done as u64;
+            let start = at - at % SECTOR;
+            let lead = (at - start) as usize;
+            let span = (lead as u64 + (buf.len() - done) as u64)
+                .next_multiple_of(SECTOR)
+                .min(STEP);
+            let count = (span as usize - lead).min(buf.len() - done);
+            let mut bounce = Zeroizing::new(vec![0; span as usize]);
+            if lead != 0 || count as u64 != span {
+                self.read_sectors(&mut bounce, start)?;
+            }
+            bounce[lead..lead + count].copy_from_slice(&buf[done..done + count]);
+            self.cipher
+                .encrypt(start / SECTOR, &mut bounce)
+                .map_err(io::Error::other)?;
+            self.file
+                .write_vectored_at(&[IoSlice::new(&bounce)], self.payload + start)?;
+            done += count;
+        }
+        Ok(())
+    }
+}
+
+impl Storage for LuksStorage {
+    fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
+        let mut at = offset;
+        for buf in bufs {
+            self.read(buf, at)?;
+            at += buf.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let mut at = offset;
+        for buf in bufs {
+            self.write(buf, at)?;
+            at += buf.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.file.flush()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.len()?.saturating_sub(self.payload))
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(
+            self.payload
+                .checked_add(len)
+                .ok_or(io::ErrorKind::FileTooLarge)?,
+        )
+    }
+
+    /// The host would give back zeroes where ciphertext of zeroes is expected.
+    fn discard(&self, _offset: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn grows_with_zeroes(&self) -> bool {
+        false
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        self.file.allocated()
+    }
+}
+
+/// The cipher of an encrypted qcow2 image.
+struct ImageCipher(SectorCipher);
+
+impl strata_qcow2::Cipher for ImageCipher {
+    fn encrypt(&self, sector: u64, data: &mut [u8]) -> strata_qcow2::Result<()> {
+        self.0.encrypt(sector, data).map_err(image_error)
+    }
+
+    fn decrypt(&self, sector: u64, data: &mut [u8]) -> strata_qcow2::Result<()> {
+        self.0.decrypt(sector, data).map_err(image_error)
+    }
+}
+
+/// Opens the LUKS header of a qcow2 image with a passphrase.
+pub(super) struct Key(pub Zeroizing<Vec<u8>>);
+
+impl strata_qcow2::Unlock for Key {
+    fn unlock(
+        &self,
+        header: &dyn Storage,
+        _length: u64,
+    ) -> strata_qcow2::Result<Arc<dyn strata_qcow2::Cipher>> {
+        let volume = Volume::open(&HeaderArea(header), &self.0).map_err(image_error)?;
+        Ok(Arc::new(ImageCipher(volume.into_cipher())))
+    }
+}
+
+/// Makes the LUKS header of a new qcow2 image.
+pub(super) struct NewVolume {
+    /// Algorithms and time.
+    pub options: CreateOptions,
+    /// What opens its first key slot.
+    pub passphrase: Zeroizing<Vec<u8>>,
+}
+
+impl strata_qcow2::Format for NewVolume {
+    fn header_length(&self) -> u64 {
+        strata_luks::header_area_len(self.options.cipher)
+    }
+
+    fn format(&self, header: &dyn Storage) -> strata_qcow2::Result<Arc<dyn strata_qcow2::Cipher>> {
+        let volume = Volume::create(&HeaderArea(header), &self.options, &self.passphrase)
+            .map_err(image_error)?;
+        Ok(Arc::new(ImageCipher(volume.into_cipher())))
+    }
+}
+
+/// The creation options whose names start with `prefix`.
+///
+/// # Errors
+/// For algorithms that are not supported and a key that is not there.
+pub(super) fn new_volume(values: &Values, prefix: &str) -> Outcome<NewVolume> {
+    let text = |name: &str| values.text(&format!("{prefix}{name}"));
+    let cipher = cipher_spec(values, prefix)?;
+    let hash = Hash::from_name(text("hash-alg").unwrap_or("sha256")).map_err(luks_failure)?;
+    let Some(secret) = text("key-secret") else {
+        fail!("Parameter '{prefix}key-secret' is required for cipher");
+    };
+    let iter_time = iter_time(values, prefix)?;
+    let options = CreateOptions {
+        cipher,
+        hash,
+        iter_time,
+    };
+    Ok(NewVolume {
+        options,
+        passphrase: super::secret::get(secret)?,
+    })
+}
+
+fn cipher_spec(values: &Values, prefix: &str) -> Outcome<CipherSpec> {
+    let text = |name: &str| values.text(&format!("{prefix}{name}"));
+    let cipher = text("cipher-alg").unwrap_or("aes-256");
+    let mode = text("cipher-mode").unwrap_or("xts");
+    let generator = text("ivgen-alg").unwrap_or("plain64");
+    let mode = match (generator, text("ivgen-hash-alg")) {
+        ("essiv", hash) => format!("{mode}-essiv:{}", hash.unwrap_or("sha256")),
+        (plain, _) => format!("{mode}-{plain}"),
+    };
+    Ok(CipherSpec {
+        cipher: Cipher::from_name(cipher).map_err(luks_failure)?,
+        mode: Mode::from_name(&mode).map_err(luks_failure)?,
+    })
+}
+
+/// How long PBKDF2 shall take.
+///
+/// # Errors
+/// For zero.
+pub fn iter_time(values: &Values, prefix: &str) -> Outcome<std::time::Duration> {
+    match values.number(&format!("{prefix}iter-time")) {
+        Some(0) => fail!("iter-time must be at least 1"),
+        Some(ms) => Ok(std::time::Duration::from_millis(ms)),
+        None => Ok(CreateOptions::default().iter_time),
+    }
+}
+
+/// A failure in the LUKS crate's words.
+pub fn luks_failure(error: Error) -> Failure {
+    Failure::new(luks_words(&error))
+}
+
+fn image_error(error: Error) -> strata_qcow2::Error {
+    strata_qcow2::Error::Encryption(luks_words(&error))
+}
+
+/// The payload of a volume without its key: its size is right, its bytes are not to be read.
+///
+/// # Errors
+/// For an invalid header.
+pub(super) fn locked(file: &Arc<dyn Storage>) -> Outcome<Arc<dyn Storage>> {
+    let header = strata_luks::read_header(&HeaderArea(&**file)).map_err(luks_failure)?;
+    let len = file
+        .len()
+        .map_err(|error| Failure::new(error.to_string()))?;
+    Ok(Arc::new(super::null::NullStorage::new(
+        len.saturating_sub(header.payload_offset()),
+    )))
+}
+
+/// The LUKS header of a disk, whether it is the file's or lies inside of a qcow2 image.
+pub fn luks_header(disk: &super::Disk) -> Option<strata_luks::Header> {
+    match disk.image() {
+        None if disk.format == super::Format::Luks => {
+            strata_luks::read_header(&HeaderArea(&*disk.file)).ok()
+        }
+        None => None,
+        Some(image) => {
+            let place = image.header().crypto_header()?;
+            let area = Part {
+                storage: &*disk.file,
+                start: place.offset,
+                length: place.length,
+            };
+            strata_luks::read_header(&area).ok()
+        }
+    }
+}
+
+/// A header area inside of a larger file.
+pub struct Part<'a> {
+    /// The file.
+    pub storage: &'a dyn Storage,
+    /// Where the area starts in it.
+    pub start: u64,
+    /// Its length.
+    pub length: u64,
+}
+
+impl Part<'_> {
+    fn place(&self, offset: u64, length: usize) -> io::Result<u64> {
+        match offset.checked_add(length as u64) {
+            Some(end) if end <= self.length => self
+                .start
+                .checked_add(offset)
+                .ok_or_else(|| io::ErrorKind::InvalidInput.into()),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}
+
+impl HeaderStorage for Part<'_> {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let at = self.place(offset, buf.len())?;
+        HeaderArea(self.storage).read_at(at, buf)
+    }
+
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        let at = self.place(offset, buf.len())?;
+        HeaderArea(self.storage).write_at(at, buf)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.storage.flush()
+    }
+}
+
+/// Bytes in front of the payload of the volume that `values` describe.
+///
+/// # Errors
+/// For algorithms that are not supported.
+pub fn new_volume_area(values: &Values) -> Outcome<u64> {
+    Ok(strata_luks::header_area_len(cipher_spec(values, "")?))
+}

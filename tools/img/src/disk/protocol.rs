@@ -1,0 +1,212 @@
+//! The bottom of a disk: a file, or something that stands in for one.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use strata_qcow2::Storage;
+use strata_qcow2::storage::{FileOptions, FileStorage};
+
+use super::Format;
+use super::blkdebug::Rules;
+use super::filename::local_path;
+use super::flags::Flags;
+use super::nested::NodeStorage;
+use super::null::NullStorage;
+use super::options::Options;
+use super::words::io_errno;
+use crate::fail;
+use crate::report::{Failure, Outcome, errno_text};
+
+/// How blkdebug would cut requests up, which changes no result here.
+const LIMITS: [&str; 6] = [
+    "align",
+    "max-transfer",
+    "opt-write-zero",
+    "max-write-zero",
+    "opt-discard",
+    "max-discard",
+];
+
+/// An open file and what it is called.
+pub(super) struct Protocol {
+    /// The driver's name.
+    pub driver: &'static str,
+    /// The file's name, or a `json:` text where there is no plain one.
+    pub name: String,
+    /// Its bytes.
+    pub storage: Arc<dyn Storage>,
+    /// What shall happen to requests.
+    pub rules: Option<Rules>,
+}
+
+/// Opens what `options` (without a `file.` prefix) describe.
+///
+/// # Errors
+/// Why the file does not open, and options that are not known.
+pub(super) fn open(mut options: Options, flags: &Flags) -> Outcome<Protocol> {
+    let driver = options.take("driver");
+    for ignored in [
+        "node-name",
+        "read-only",
+        "discard",
+        "auto-read-only",
+        "detect-zeroes",
+    ] {
+        options.take(ignored);
+    }
+    let mut flags = *flags;
+    if let Some(direct) = options.take_switch("cache.direct")? {
+        flags.cache.direct = direct;
+    }
+    if let Some(no_flush) = options.take_switch("cache.no-flush")? {
+        flags.cache.no_flush = no_flush;
+    }
+    let mut driver = driver;
+    if matches!(driver.as_deref(), None | Some("blkdebug"))
+        && let Some(rest) = options
+            .get("filename")
+            .and_then(|name| name.strip_prefix("blkdebug:"))
+    {
+        let (config, image) = rest.split_once(':').unwrap_or(("", rest));
+        let (config, image) = (config.to_owned(), image.to_owned());
+        options.take("filename");
+        options.set("config", config);
+        options.set("x-image", image);
+        driver = Some("blkdebug".to_owned());
+    }
+    match driver.as_deref() {
+        Some(format) if Format::ALL.iter().any(|known| known.name() == format) => {
+            nested(options, format, &flags)
+        }
+        Some("null-co" | "null-aio") => null(options, driver.as_deref() == Some("null-co")),
+        Some("blkdebug") => blkdebug(options, &flags),
+        None | Some("file" | "host_device") => file(options, &flags),
+        Some(other) => fail!("{}", super::unknown("driver", other)),
+    }
+}
+
+fn null(mut options: Options, co: bool) -> Outcome<Protocol> {
+    let driver = if co { "null-co" } else { "null-aio" };
+    let size = options.take_size("size")?.unwrap_or(1 << 30);
+    options.take("read-zeroes");
+    options.take("latency-ns");
+    options.finish("protocol", driver)?;
+    let storage = Arc::new(NullStorage::new(size));
+    Ok(Protocol {
+        driver,
+        name: format!("{driver}://"),
+        storage,
+        rules: None,
+    })
+}
+
+/// A format below another one: its guest data is the file.
+fn nested(mut options: Options, format: &str, flags: &Flags) -> Outcome<Protocol> {
+    options.set("driver", format);
+    let disk = super::open::open(None, options, *flags)?;
+    let storage = Arc::new(NodeStorage(Arc::clone(disk.node())));
+    let name = format!("json:{{\"driver\": \"{format}\"}}");
+    Ok(Protocol {
+        driver: disk.format.name(),
+        name,
+        storage,
+        rules: None,
+    })
+}
+
+fn blkdebug(mut options: Options, flags: &Flags) -> Outcome<Protocol> {
+    let config = options.take("config").filter(|path| !path.is_empty());
+    let rules = Rules::take(&mut options, config.as_deref())?;
+    for limit in LIMITS {
+        options.take_size(limit)?;
+    }
+    let mut image = options.take_below("image");
+    if let Some(name) = options.take("x-image") {
+        image.set("filename", name);
+    }
+    options.finish("protocol", "blkdebug")?;
+    let below = open(image, flags)?;
+    let name = format!("blkdebug::{}", below.name);
+    Ok(Protocol {
+        driver: "blkdebug",
+        name,
+        storage: below.storage,
+        rules: Some(rules),
+    })
+}
+
+fn file(mut options: Options, flags: &Flags) -> Outcome<Protocol> {
+    let Some(name) = options.take("filename") else {
+        fail!("The 'file' block driver requires a file name");
+    };
+    let Some(locking) = Locking::parse(options.take("locking").as_deref()) else {
+        fail!("Parameter 'locking' does not accept that value");
+    };
+    for ignored in [
+        "aio",
+        "pr-manager",
+        "aio-max-batch",
+        "drop-cache",
+        "x-check-cache-dropped",
+    ] {
+        options.take(ignored);
+    }
+    options.finish("protocol", "file")?;
+    let path = local_path(&name)?;
+    let complain = |error: &io::Error| {
+        Failure::new(format!(
+            "Could not open '{path}': {}",
+            errno_text(io_errno(error))
+        ))
+    };
+    let open = FileOptions {
+        write: flags.write,
+        create: false,
+        direct: flags.cache.direct,
+    };
+    let file = match FileStorage::open(Path::new(path), open) {
+        Ok(file) => file,
+        Err(error) if flags.cache.direct && io_errno(&error) == libc::EINVAL => {
+            fail!("Could not open '{path}': The filesystem does not support O_DIRECT");
+        }
+        Err(error) if Path::new(path).is_dir() => {
+            let _ = error;
+            fail!("'file' driver requires '{path}' to be a regular file");
+        }
+        Err(error) => return Err(complain(&error)),
+    };
+    let kind = file.file().metadata().map_err(|error| complain(&error))?;
+    let device = std::os::unix::fs::FileTypeExt::is_block_device(&kind.file_type());
+    if locking == Locking::On && !device {
+        crate::sys::lock(file.file(), flags.write, flags.force_share)
+            .map_err(|mode| lock_failure(&mode))?;
+    }
+    let driver = if device { "host_device" } else { "file" };
+    Ok(Protocol {
+        driver,
+        name: path.to_owned(),
+        storage: Arc::new(file),
+        rules: None,
+    })
+}
+
+fn lock_failure(mode: &str) -> Failure {
+    Failure::new(format!("Failed to get {mode} lock")).hint("Is another process using the image?")
+}
+
+#[derive(PartialEq, Eq)]
+enum Locking {
+    On,
+    Off,
+}
+
+impl Locking {
+    fn parse(text: Option<&str>) -> Option<Self> {
+        match text {
+            None | Some("on" | "auto") => Some(Locking::On),
+            Some("off") => Some(Locking::Off),
+            Some(_) => None,
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! `create`: a new image.
+
+use super::{Common, accumulate};
+use crate::disk::{Creation, Format};
+use crate::getopt::Spec;
+use crate::options::{Values, amend_table, create_table, print_help};
+use crate::report::{Failure, Outcome};
+use crate::text::{keyval, size};
+use crate::{fail, out};
+
+const SPECS: &[Spec] = &[
+    Common::HELP,
+    Common::OBJECT,
+    Common::FORMAT,
+    Common::QUIET,
+    (Some('F'), "backing-format", true),
+    (Some('b'), "backing", true),
+    (Some('o'), "options", true),
+    (Some('u'), "backing-unsafe", false),
+];
+
+pub(super) fn run(args: &[String]) -> Outcome<u8> {
+    let (mut backing_format, mut backing, mut options) = (None, None, None);
+    let mut unsafe_backing = false;
+    let common = Common::parse(args, SPECS, |name, value| {
+        match name {
+            "backing-format" => backing_format = Some(value),
+            "backing" => backing = Some(value),
+            "options" => accumulate(&mut options, &value)?,
+            _ => unsafe_backing = true,
+        }
+        Ok(())
+    })?;
+    let format = common.format.as_deref().unwrap_or("raw");
+    let mut operands = common.operands.iter();
+    let name = operands.next();
+    if options.as_deref().is_some_and(keyval::asks_for_help) {
+        return option_help(format, name.is_some());
+    }
+    let name = name.ok_or_else(|| Failure::usage("Expecting image file name"))?;
+    let given_size = operands
+        .next()
+        .map(|text| size::any("image size", text))
+        .transpose()?;
+    if let Some(extra) = operands.next() {
+        return Err(Failure::usage(format!("Unexpected argument: {extra}")));
+    }
+    let context = |failure: Failure| failure.context(format_args!("{name}: "));
+    let format = Format::require(format).map_err(context)?;
+    let mut values = Values::new(create_table(format, true));
+    let mut make = || {
+        if let Some(options) = &options {
+            values.parse(options)?;
+        }
+        match (values.text("size"), given_size) {
+            (Some(_), Some(_)) => fail!("The image size must be specified only once"),
+            (None, Some(size)) => values.set("size", &size.to_string())?,
+            _ => {}
+        }
+        add_backing(
+            &mut values,
+            format,
+            backing.as_deref(),
+            backing_format.as_deref(),
+        )?;
+        Creation {
+            name,
+            format,
+            unsafe_backing,
+            quiet: common.quiet,
+        }
+        .run(&mut values)
+    };
+    make().map_err(context)?;
+    Ok(0)
+}
+
+/// Adds what `-b` and `-F` (or convert's `-B`) say.
+pub(super) fn add_backing(
+    values: &mut Values,
+    format: Format,
+    backing: Option<&str>,
+    backing_format: Option<&str>,
+) -> Outcome<()> {
+    let given = [
+        ("backing_file", "Backing file", backing),
+        ("backing_fmt", "Backing file format", backing_format),
+    ];
+    for (name, what, value) in given {
+        match value {
+            None => {}
+            Some(value) if values.knows(name) => values.set(name, value)?,
+            Some(_) => fail!("{what} not supported for file format '{}'", format.name()),
+        }
+    }
+    Ok(())
+}
+
+/// Makes an image for another command, which says nothing about it.
+pub(super) fn create_image(name: &str, format: Format, values: &Values) -> Outcome<()> {
+    crate::disk::create(name, format, values)
+}
+
+/// Prints what `-o` may say when an image is made.
+pub(super) fn option_help(format: &str, with_file: bool) -> Outcome<u8> {
+    let format = Format::require(format)?;
+    if with_file {
+        out!("Supported options:\n");
+    } else {
+        out!("Supported {} options:\n", format.name());
+    }
+    print_help(&create_table(format, with_file));
+    if !with_file {
+        out!(
+            "\nThe protocol level may support further options.\n\
+             Specify the target filename to include those options.\n"
+        );
+    }
+    Ok(0)
+}
+
+/// Prints what `-o` may say when an image is amended.
+pub(super) fn amend_help(format: &str) -> Outcome<u8> {
+    let format = Format::require(format)?;
+    let Some(table) = amend_table(format) else {
+        fail!(
+            "Format driver '{}' does not support option amendment",
+            format.name()
+        );
+    };
+    out!("Amend options for '{}':\n", format.name());
+    print_help(&table);
+    Ok(0)
+}

@@ -1,0 +1,146 @@
+//! `measure`: how large a new image will be.
+
+use std::sync::Arc;
+
+use strata_qcow2::CreateOptions;
+
+use super::{Common, Output, accumulate};
+use crate::disk::{Disk, Flags, Format, new_volume_area, qcow2_options, words};
+use crate::getopt::Spec;
+use crate::options::{Values, create_table};
+use crate::report::{Failure, Outcome};
+use crate::text::json::object;
+use crate::text::size;
+use crate::{fail, out};
+
+const SPECS: &[Spec] = &[
+    Common::HELP,
+    Common::OBJECT,
+    Common::IMAGE_OPTS,
+    Common::FORCE_SHARE,
+    Common::FORMAT,
+    Common::OUTPUT,
+    (Some('s'), "size", true),
+    (Some('O'), "target-format", true),
+    (Some('o'), "options", true),
+    (Some('l'), "snapshot", true),
+];
+
+/// The result, in bytes.
+struct Measure {
+    required: u64,
+    fully_allocated: u64,
+    bitmaps: Option<u64>,
+}
+
+pub(super) fn run(args: &[String]) -> Outcome<u8> {
+    let (mut size, mut format, mut options, mut snapshot) = (None, None, None, None);
+    let common = Common::parse(args, SPECS, |name, value| {
+        match name {
+            "size" => size = Some(size::any("image size", &value)?),
+            "target-format" => format = Some(value),
+            "options" => accumulate(&mut options, &value)?,
+            _ => snapshot = Some(value),
+        }
+        Ok(())
+    })?;
+    let output = common.output()?;
+    let name = match common.operands.as_slice() {
+        [] => None,
+        [name] => Some(name),
+        _ => fail!("At most one filename argument is allowed."),
+    };
+    match (name, size) {
+        (None, _) if common.image_opts || common.format.is_some() || snapshot.is_some() => {
+            fail!("--image-opts, -f, and -l require a filename argument.")
+        }
+        (Some(_), Some(_)) => fail!("--size N cannot be used together with a filename."),
+        (None, None) => fail!("Either --size N or one filename must be specified."),
+        _ => {}
+    }
+    let mut source = name
+        .map(|name| common.open(name, Flags::read()))
+        .transpose()?;
+    if let (Some(disk), Some(snapshot)) = (&mut source, &snapshot) {
+        super::snapshot::load(disk, snapshot)?;
+    }
+    let format = Format::require(format.as_deref().unwrap_or("raw"))?;
+    let mut values = Values::new(create_table(format, true));
+    if let Some(options) = &options {
+        values
+            .parse(options)
+            .inspect_err(|failure| {
+                failure.report();
+            })
+            .map_err(|_| {
+                Failure::new(format!(
+                    "Invalid options for file format '{}'",
+                    format.name()
+                ))
+            })?;
+    }
+    if let Some(size) = size {
+        values.set("size", &size.to_string())?;
+    }
+    print(&measure(format, &values, source.as_ref())?, output);
+    Ok(0)
+}
+
+fn measure(format: Format, values: &Values, source: Option<&Disk>) -> Outcome<Measure> {
+    let size = source.map_or_else(|| values.number("size").unwrap_or(0), Disk::size);
+    let size = size
+        .checked_next_multiple_of(512)
+        .ok_or_else(|| Failure::new("The image size is too large"))?;
+    let flat = |bytes| Measure {
+        required: bytes,
+        fully_allocated: bytes,
+        bitmaps: None,
+    };
+    match format {
+        Format::Raw => Ok(flat(size)),
+        Format::Luks => Ok(flat(size + new_volume_area(values)?)),
+        Format::Qcow2 => qcow2(values, size, source),
+    }
+}
+
+fn qcow2(values: &Values, size: u64, source: Option<&Disk>) -> Outcome<Measure> {
+    let mut options = CreateOptions {
+        size,
+        ..qcow2_options(values)?
+    };
+    if values.text("data_file").is_some() {
+        let nowhere = Arc::new(strata_qcow2::storage::MemoryStorage::default());
+        options.data_file = Some((String::new(), nowhere));
+    }
+    let measured = strata_qcow2::measure(&options, source.map(|disk| &**disk.node()))
+        .map_err(|error| Failure::new(words(&error)))?;
+    let bitmaps = match source {
+        Some(disk) => super::bitmap::measure(disk, &options)?,
+        None => None,
+    };
+    Ok(Measure {
+        required: measured.required,
+        fully_allocated: measured.fully_allocated,
+        bitmaps,
+    })
+}
+
+fn print(measure: &Measure, output: Output) {
+    match output {
+        Output::Human => {
+            out!("required size: {}\n", measure.required);
+            out!("fully allocated size: {}\n", measure.fully_allocated);
+            if let Some(bitmaps) = measure.bitmaps {
+                out!("bitmaps size: {bitmaps}\n");
+            }
+        }
+        Output::Json => {
+            let value = object([
+                ("bitmaps", measure.bitmaps.map(Into::into)),
+                ("required", Some(measure.required.into())),
+                ("fully-allocated", Some(measure.fully_allocated.into())),
+            ]);
+            out!("{}\n", value.pretty());
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! `open`, `close`, `reopen` and `truncate`.
+
+use super::arguments::{Arguments, Read, Refused, number};
+use super::commands::{Shell, usage};
+use crate::disk::{self, Cache, Flags, Options};
+use crate::out;
+use crate::report::{Failure, error};
+use crate::text::keyval;
+
+/// Prints a failure of what a command's words mean.
+fn refuse<T>(failure: &Failure) -> Read<T> {
+    failure.report();
+    Err(Refused)
+}
+
+pub(super) fn open(shell: &mut Shell, words: &[String]) -> Read<()> {
+    let args = Arguments::parse(words, "snCro:ki:t:d:U").or_else(|_| usage("open"))?;
+    let mut flags = Flags {
+        write: !args.has("r"),
+        unmap: true,
+        ..Flags::default()
+    };
+    flags.cache = if args.has("n") {
+        Cache::NONE
+    } else {
+        Cache::WRITETHROUGH
+    };
+    flags.force_share = args.has("U");
+    if let Some(cache) = args.value("t") {
+        let parsed = Cache::parse(cache, "Invalid cache option");
+        flags.cache = parsed.or_else(|failure| refuse(&failure))?;
+    }
+    if let Some(mode) = args.value("d") {
+        flags.unmap = super::discard(mode).or_else(|failure| refuse(&failure))?;
+    }
+    if let Some(name) = args.value("i") {
+        super::aio(name).or_else(|failure| refuse(&failure))?;
+    }
+    flags.temporary = args.has("s");
+    if args.has("C") {
+        return refuse(&Failure::new("copy-on-read is not supported"));
+    }
+    let mut options = Options::default();
+    if let Some(text) = args.value("o") {
+        if shell.image_opts {
+            out!("--image-opts and 'open -o' are mutually exclusive\n");
+            return Err(Refused);
+        }
+        set_all(&mut options, text);
+    }
+    let mut operands = args.operands.iter();
+    let name = operands.next();
+    if operands.next().is_some() {
+        return usage("open");
+    }
+    let name = match name {
+        Some(text) if shell.image_opts => {
+            set_all(&mut options, text);
+            None
+        }
+        other => other.map(String::as_str),
+    };
+    shell
+        .open(name, options, flags)
+        .or_else(|failure| refuse(&failure))
+}
+
+fn set_all(options: &mut Options, text: &str) {
+    for (name, value) in keyval::parse(text, None) {
+        options.set(&name, value);
+    }
+}
+
+pub(super) fn close(shell: &mut Shell, _: &[String]) -> Read<()> {
+    if shell.close() { Ok(()) } else { Err(Refused) }
+}
+
+/// Options that may change while a disk is open, or their first parts.
+const RUNTIME: [&str; 12] = [
+    "read-only",
+    "auto-read-only",
+    "cache",
+    "discard",
+    "detect-zeroes",
+    "force-share",
+    "lazy-refcounts",
+    "pass-discard-",
+    "overlap-check",
+    "l2-cache-",
+    "refcount-cache-size",
+    "file.",
+];
+
+pub(super) fn reopen(shell: &mut Shell, words: &[String]) -> Read<()> {
+    let args = Arguments::parse(words, "c:o:rw").or_else(|_| usage("reopen"))?;
+    if !args.operands.is_empty() {
+        return usage("reopen");
+    }
+    let open = shell.disk()?;
+    let mut flags = open.flags();
+    let mut options = open.options.clone();
+    let name = (!open.name.starts_with("json:")).then(|| open.name.clone());
+    if args.has("r") && args.has("w") {
+        return refuse(&Failure::new("Only one -r/-w option may be given"));
+    }
+    if args.has("r") || args.has("w") {
+        flags.write = args.has("w");
+    }
+    if let Some(cache) = args.value("c") {
+        let parsed = Cache::parse(cache, "Invalid cache option");
+        flags.cache = parsed.or_else(|failure| refuse(&failure))?;
+    }
+    let given = keyval::parse(args.value("o").unwrap_or_default(), None);
+    for (name, value) in given {
+        if name == "read-only" && (args.has("r") || args.has("w")) {
+            return refuse(&Failure::new("Cannot set both -r/-w and 'read-only'"));
+        }
+        let is_cache = matches!(name.as_str(), "cache.direct" | "cache.no-flush");
+        if is_cache && args.has("c") {
+            return refuse(&Failure::new("Cannot set both -c and the cache options"));
+        }
+        let last = name.rsplit('.').next().unwrap_or(&name);
+        let current = if name == "driver" {
+            Some(open.format.name())
+        } else {
+            options.get(&name)
+        };
+        let fixed = matches!(last, "driver" | "node-name");
+        if !fixed && !RUNTIME.iter().any(|known| name.starts_with(known)) {
+            return refuse(&Failure::new(format!("Cannot change the option '{name}'")));
+        }
+        if fixed && current != Some(&value) {
+            return refuse(&Failure::new(format!("Cannot change the option '{last}'")));
+        }
+        options.set(&name, value);
+    }
+    options.set("driver", open.format.name());
+    if !shell.close() {
+        return Err(Refused);
+    }
+    let name = if options.get("file.filename").is_some() || options.get("filename").is_some() {
+        None
+    } else {
+        name
+    };
+    shell
+        .open(name.as_deref(), options, flags)
+        .or_else(|failure| refuse(&failure))
+}
+
+pub(super) fn truncate(shell: &mut Shell, words: &[String]) -> Read<()> {
+    let args = Arguments::parse(words, "m:").or_else(|_| usage("truncate"))?;
+    let mode = match args.value("m").map(crate::img::preallocation) {
+        None => strata_qcow2::Preallocation::Off,
+        Some(mode) => mode.or_else(|failure| refuse(&failure))?,
+    };
+    let [size] = args.operands.as_slice() else {
+        return usage("truncate");
+    };
+    let size = number(size)?;
+    shell.disk_mut()?.resize(size, mode).map_err(|failure| {
+        error(disk::words(&failure));
+        Refused
+    })
+}

@@ -1,0 +1,342 @@
+//! The same command lines through QEMU's programs and through ours: output, messages and exit
+//! codes must be the same. Needs qemu-utils 10; without it there is nothing to compare with.
+//!
+//! Left out are usage errors that Debian's package words otherwise than the release does.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A failed step is a failed test.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+/// What one line of a script said.
+#[derive(Debug, PartialEq, Eq)]
+struct Said {
+    stdout: String,
+    stderr: String,
+    code: Option<i32>,
+}
+
+fn qemu_is_there() -> bool {
+    let version = Command::new("qemu-img").arg("--version").output();
+    let there = version.is_ok_and(|v| v.stdout.starts_with(b"qemu-img version 10."));
+    if !there {
+        eprintln!("skipped: qemu-utils 10 is not installed");
+    }
+    there
+}
+
+/// Words separated by blanks; single quotes keep blanks together.
+fn words(line: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut quoted = false;
+    for c in line.chars() {
+        match c {
+            '\'' => quoted = !quoted,
+            ' ' if !quoted => words.push(String::new()),
+            c => words.last_mut().unwrap().push(c),
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+fn run(bin: Option<&Path>, dir: &Path, line: &str) -> Said {
+    let words = words(line);
+    let program = bin.map_or_else(|| words[0].clone().into(), |bin| bin.join(&words[0]));
+    let output = Command::new(program)
+        .args(&words[1..])
+        .current_dir(dir)
+        .env("TZ", "UTC")
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| steady(&String::from_utf8_lossy(bytes));
+    Said {
+        stdout: text(&output.stdout),
+        stderr: text(&output.stderr),
+        code: output.status.code(),
+    }
+}
+
+/// Leaves out what differs from run to run: times, random numbers, space on the host.
+fn steady(text: &str) -> String {
+    let varies = [
+        "disk size:",
+        "file length:",
+        "\"actual-size\"",
+        "uuid",
+        "iters",
+        " ops; ",
+        "-sec\"",
+        "date-",
+    ];
+    let mut kept = String::new();
+    // How long a file is depends on where its last cluster went.
+    let of_file = |line: &str| line.starts_with("                \"virtual-size\"");
+    let hint = |line: &str| line.starts_with("Try 'qemu-img");
+    for line in text.lines().filter(|line| !hint(line) && !of_file(line)) {
+        let cut = varies.iter().filter_map(|word| line.find(word)).min();
+        kept.push_str(&line[..cut.unwrap_or(line.len())]);
+        kept.push('\n');
+    }
+    kept
+}
+
+/// Runs the script's lines one by one in a directory of each program's own.
+fn compare(script: &[&str]) {
+    if !qemu_is_there() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let [bin, ours, theirs] = ["bin", "ours", "theirs"].map(|name| root.path().join(name));
+    for dir in [&bin, &ours, &theirs] {
+        std::fs::create_dir(dir).unwrap();
+    }
+    symlink(env!("CARGO_BIN_EXE_strata-img"), bin.join("qemu-img")).unwrap();
+    symlink(env!("CARGO_BIN_EXE_strata-io"), bin.join("qemu-io")).unwrap();
+    for line in script {
+        let (ours, theirs) = (run(Some(&bin), &ours, line), run(None, &theirs, line));
+        assert_eq!(ours, theirs, "left: ours, right: QEMU's, of: {line}");
+    }
+}
+
+#[test]
+fn creation() {
+    compare(&[
+        "qemu-img create -f qcow2 a 64M",
+        "qemu-img create -f qcow2 -o help",
+        "qemu-img create -f qcow2 -o help x",
+        "qemu-img create -f raw -o help x",
+        "qemu-img create -f luks -o help",
+        "qemu-img create -f raw r 1000",
+        "qemu-img create -f qcow2 -o cluster_size=1000 b 1M",
+        "qemu-img create -f qcow2 -o cluster_size=4k,lazy_refcounts=on,refcount_bits=64 b 1M",
+        "qemu-img create -f qcow2 -o compat=0.10 b 1M",
+        "qemu-img create -f qcow2 -o compat=0.10,lazy_refcounts=on b 1M",
+        "qemu-img create -f qcow2 -o compat=0.42 b 1M",
+        "qemu-img create -f qcow2 -o extended_l2=on b 1M",
+        "qemu-img create -f qcow2 -o extended_l2=on,cluster_size=8k b 1M",
+        "qemu-img create -f qcow2 -o refcount_bits=3 b 1M",
+        "qemu-img create -f qcow2 -o compression_type=zstd b 1M",
+        "qemu-img create -f qcow2 -o compression_type=lz4 b 1M",
+        "qemu-img create -f qcow2 -o preallocation=metadata b 1M",
+        "qemu-img create -f qcow2 -o preallocation=some b 1M",
+        "qemu-img create -f qcow2 -o lazy_refcounts=maybe b 1M",
+        "qemu-img create -f qcow2 -o size=1x b",
+        "qemu-img create -f qcow2 -o nosuch=1 b 1M",
+        "qemu-img create -f qcow2 b",
+        "qemu-img create -f qcow2 -o size=1M b 1M",
+        "qemu-img create -f nosuch b 1M",
+        "qemu-img create -f qcow2 -b a c",
+        "qemu-img create -f qcow2 -b a -F qcow2 c",
+        "qemu-img create -f qcow2 -b a -F qcow2 c 128M",
+        "qemu-img create -f qcow2 -b nosuch -F qcow2 c",
+        "qemu-img create -f qcow2 -u -b nosuch -F qcow2 c 1M",
+        "qemu-img create -f qcow2 -b c -F qcow2 c",
+        "qemu-img create -f raw -b a r 1M",
+        "qemu-img create -q -f qcow2 d 1M",
+        "qemu-img create",
+        "qemu-img create -f raw r 1M extra",
+        "qemu-img create -f qcow2 -o data_file=d.raw,data_file_raw=on e 1M",
+        "qemu-img create -f qcow2 -o data_file_raw=on e 1M",
+        "qemu-img create -f qcow2 nodir/x 1M",
+    ]);
+}
+
+#[test]
+fn information() {
+    compare(&[
+        "qemu-img create -q -f qcow2 a 64M",
+        "qemu-io -c 'write 0 64k' a",
+        "qemu-img create -q -f qcow2 -b a -F qcow2 b",
+        "qemu-img info a",
+        "qemu-img info --output=json a",
+        "qemu-img info b",
+        "qemu-img info --backing-chain b",
+        "qemu-img info --backing-chain --output=json b",
+        "qemu-img info nosuch",
+        "qemu-img info",
+        "qemu-img info a b",
+        "qemu-img info -f raw a",
+        "qemu-img info -f vmdk2 a",
+        "qemu-img info --image-opts driver=qcow2,file.filename=a",
+        "qemu-img info json:{\"driver\":\"qcow2\",\"file\":{\"driver\":\"file\",\"filename\":\"a\"}}",
+        "qemu-img snapshot -c one a",
+        "qemu-img snapshot -c two a",
+        "qemu-img info a",
+        "qemu-img bitmap --add a bits",
+        "qemu-img bitmap --add -g 4k a fine",
+        "qemu-img bitmap --disable a fine",
+        "qemu-img info a",
+        "qemu-img info --output=json a",
+        "qemu-img create -q -f qcow2 -o compat=0.10 old 1M",
+        "qemu-img info old",
+        "qemu-img info --output=json old",
+        "qemu-img create -q -f raw r 1M",
+        "qemu-img info r",
+        "qemu-img info --output=json r",
+        "qemu-img create -q -f luks --object secret,id=s,data=x -o key-secret=s,iter-time=10 l 1M",
+        "qemu-img info l",
+        "qemu-img info --output=json l",
+    ]);
+}
+
+#[test]
+fn maps_and_comparisons() {
+    compare(&[
+        "qemu-img create -q -f qcow2 base 1M",
+        "qemu-img create -q -f qcow2 -b base -F qcow2 top 2M",
+        "qemu-io -c 'write 0 128k' base",
+        "qemu-io -c 'write 64k 64k' -c 'write -z 256k 64k' top",
+        "qemu-img map base",
+        "qemu-img map top",
+        "qemu-img map --output=json base",
+        "qemu-img map --output=json top",
+        "qemu-img map --output=json -s 64k -l 100k top",
+        "qemu-io -c map -c 'alloc 0 1M' -c 'alloc 65k' top",
+        "qemu-img compare base top",
+        "qemu-img compare -s base top",
+        "qemu-img compare -q base base",
+        "qemu-img compare base base",
+        "qemu-img compare base nosuch",
+        "qemu-img compare base",
+        "qemu-io -c 'write -P 1 512k 512' top",
+        "qemu-img compare base top",
+        "qemu-img convert -c -O qcow2 top packed",
+        "qemu-img map packed",
+        "qemu-img map --output=json packed",
+        "qemu-img compare top packed",
+        "qemu-img convert -O raw top flat",
+        "qemu-img compare -f raw flat top",
+        "qemu-img map --output=json flat",
+    ]);
+}
+
+#[test]
+fn conversion_refuses_what_cannot_be() {
+    compare(&[
+        "qemu-img create -q -f qcow2 a 1M",
+        "qemu-img convert a",
+        "qemu-img convert",
+        "qemu-img convert -O nosuch a b",
+        "qemu-img convert -c -O raw a b",
+        "qemu-img convert -n a b",
+        "qemu-img convert -n -o x=y a b",
+        "qemu-img convert -S 100 a b",
+        "qemu-img convert -l nosuch a b",
+        "qemu-img convert --target-image-opts a b",
+        "qemu-img convert --target-is-zero a b",
+        "qemu-img convert --skip-broken-bitmaps a b",
+        "qemu-img convert -t nosuch a b",
+        "qemu-img convert -T nosuch a b",
+        "qemu-img convert -O qcow2 -B a a b",
+        "qemu-img convert -O qcow2 -B a -F qcow2 a a b",
+        "qemu-img convert -O qcow2 -o help",
+        "qemu-img convert -O raw a r",
+        "qemu-img create -q -f raw small 512k",
+        "qemu-img convert -n a small",
+        "qemu-img convert -f raw -O raw nosuch b",
+    ]);
+}
+
+#[test]
+fn changing_images() {
+    compare(&[
+        "qemu-img create -q -f qcow2 a 1M",
+        "qemu-img resize a +1M",
+        "qemu-img resize a 1M",
+        "qemu-img resize --shrink a 1M",
+        "qemu-img resize a -2M",
+        "qemu-img resize a 1x",
+        "qemu-img resize --preallocation=metadata a +1M",
+        "qemu-img resize --preallocation=none a +1M",
+        "qemu-img snapshot -c one a",
+        "qemu-img snapshot -c two -q a",
+        "qemu-img snapshot -a three a",
+        "qemu-img snapshot -d three a",
+        "qemu-img snapshot -a one a",
+        "qemu-img snapshot -d one a",
+        "qemu-img snapshot -l -c x a",
+        "qemu-img snapshot -d two a",
+        "qemu-img amend -o compat=0.10 a",
+        "qemu-img amend -o help a",
+        "qemu-img amend -f raw -o help",
+        "qemu-img amend a",
+        "qemu-img amend -o nosuch=1 a",
+        "qemu-img amend -o cluster_size=4k a",
+        "qemu-img amend -o backing_file=x a",
+        "qemu-img amend -o refcount_bits=7 a",
+        "qemu-img commit a",
+        "qemu-img create -q -f qcow2 -b a -F qcow2 b",
+        "qemu-img commit -b nosuch b",
+        "qemu-img commit b",
+        "qemu-img commit -q -d b",
+        "qemu-img rebase b",
+        "qemu-img rebase -b nosuch -F qcow2 b",
+        "qemu-img rebase -u -b nosuch b",
+        "qemu-img rebase -u -b nosuch -F nosuch b",
+        "qemu-img rebase -u -b other -F qcow2 b",
+        "qemu-img info b",
+        "qemu-img rebase -u -b '' b",
+        "qemu-img check b",
+        "qemu-img check --output=json b",
+        "qemu-img check -f raw b",
+        "qemu-img bitmap --add b x",
+        "qemu-img bitmap --add b x",
+        "qemu-img bitmap --remove b y",
+        "qemu-img bitmap --add -g 1000 b y",
+        "qemu-img bitmap b y",
+        "qemu-img bitmap -g 4k --clear b x",
+        "qemu-img bitmap --merge y b x",
+        "qemu-img bitmap --clear --disable --remove b x",
+        "qemu-img measure -O qcow2 b",
+        "qemu-img measure --size 1G -O qcow2",
+        "qemu-img measure --size 1G --output=json",
+        "qemu-img measure --size 1G -O qcow2 -o cluster_size=4k",
+        "qemu-img measure --size 1G -O qcow2 -o nosuch=1",
+        "qemu-img measure",
+        "qemu-img measure --size 1G b",
+        "qemu-img dd if=b of=c bs=64k count=2 skip=1",
+        "qemu-img dd if=b",
+        "qemu-img dd if=b of=c nosuch=1",
+        "qemu-img dd if=b of=c bs=0",
+        "qemu-img nosuch",
+        "qemu-img",
+    ]);
+}
+
+#[test]
+fn io_commands() {
+    compare(&[
+        "qemu-img create -q -f qcow2 a 1M",
+        "qemu-io -c 'write -P 0x11 0 64k' -c 'read -P 0x11 0 64k' -c 'read -P 0x12 0 64k' a",
+        "qemu-io -c 'read -v 0 20' -c 'read -v 65530 16' a",
+        "qemu-io -c 'write -q 0 512' -c 'readv -v 0 8 8' a",
+        "qemu-io -c 'read 1M 512' a",
+        "qemu-io -c 'write 1M 512' a",
+        "qemu-io -r -c 'write 0 512' a",
+        "qemu-io -c 'read -s 1k 0 512' a",
+        "qemu-io -c 'read -P 1 -s 1k -l 1k 0 512' a",
+        "qemu-io -c 'write -P 300 0 512' a",
+        "qemu-io -c 'write -zu 0 64k' -c 'write -n 0 1' -c 'write -u 0 1' -c 'write -zP 1 0 1' a",
+        "qemu-io -c 'write -z 0 64k' -c 'discard 0 64k' -c map a",
+        "qemu-io -c length -c info -c 'truncate 2M' -c length a",
+        "qemu-io -c 'write x 1' -c 'write 1' -c 'nosuch' -c 'write 1 99999999999999999999' a",
+        "qemu-io -c 'read 0 3G' a",
+        "qemu-io -c 'writev 0 512 1k' -c 'writev 0' a",
+        "qemu-io -c 'read 0 512'",
+        "qemu-io -c 'open nosuch' -c 'read 0 512'",
+        "qemu-io -c 'open a' -c 'read -q 0 512' -c close -c 'read 0 512'",
+        "qemu-io -c 'open a' a",
+        "qemu-io -c 'write -c 640k 64k' -c 'write -c 1 64k' -c 'read -P 0xcd 640k 64k' a",
+        "qemu-io -c 'write 512k 64k' -c 'write -c 512k 64k' a",
+        "qemu-io -c 'write -b 0 64k' -c 'read -b -P 0xcd 0 64k' a",
+        "qemu-io -c 'aio_write 0 64k' -c aio_flush -c 'aio_read -P 0xcd 0 64k' -c aio_flush a",
+        "qemu-io -c 'write -s nosuch 0 512' a",
+        "qemu-io -c 'help nosuch' -c quit -c length a",
+        "qemu-io -c 'sleep x' -c 'sigraise 1000' a",
+        "qemu-io -t nosuch a",
+        "qemu-io nosuch",
+        "qemu-io -c 'reopen -r -w' -c 'reopen -o nosuch=1' a",
+    ]);
+}

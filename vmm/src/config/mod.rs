@@ -68,8 +68,8 @@ pub struct PartialConfig {
     #[arg(long, value_name = "MODEL")]
     #[serde(default, deserialize_with = "deserialize_text")]
     pub cpu: Option<CpuModel>,
-    /// Guest memory: SIZE[,hugepages=thp|off|2M|1G][,shared=on|off], as "512M" or
-    /// "2G,hugepages=2M" [default: 256M]
+    /// Guest memory: its size, and options behind it: hugepages=thp, off, 2M or 1G, and
+    /// shared=on or off; as "512M" or "2G,hugepages=2M" [default: 256M]
     #[arg(long, value_name = "SIZE[,...]", allow_hyphen_values = true)]
     pub memory: Option<MemoryConfig>,
     /// The serial port's far end: stdio, null, file=PATH or unix=PATH [default: stdio]

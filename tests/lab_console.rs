@@ -1,6 +1,8 @@
 //! The console and the configuration of a running machine.
 
 use std::fs;
+use std::thread::sleep;
+use std::time::Duration;
 
 use strata_tests::{CMDLINE, Guest, Level1};
 
@@ -61,6 +63,19 @@ fn a_socket_serves_one_client_after_another() {
             console.ask(&format!("echo {client}|tr a-z A-Z")),
             client.to_uppercase()
         );
+        // A client that pauses misses nothing: this is more than a socket holds.
+        console.type_line("sleep 1;seq 1000 1999;echo e''nd");
+        console.wait_for("nd\r\n");
+        level1.sh("kill -STOP $(pidof unix-pipe)");
+        let before = guest.cpu_time();
+        while guest.cpu_time() - before < Duration::from_millis(300) {
+            sleep(Duration::from_millis(100));
+        }
+        guest.settle();
+        level1.sh("kill -CONT $(pidof unix-pipe)");
+        let text = console.wait_for("end\r\n");
+        let numbers = (1000..2000).map(|number| format!("{number}\r\n"));
+        assert_eq!(text, numbers.collect::<String>() + "end\r\n");
         console.signal(SIGTERM);
     }
     guest.settle();

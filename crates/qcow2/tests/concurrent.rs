@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use common::{Random, create, open, qemu_check, qemu_compare};
-use strata_qcow2::{CreateOptions, Image, NewSnapshot, OpenOptions, Preallocation, Repair};
+use strata_qcow2::{CreateOptions, Extent, Image, NewSnapshot, OpenOptions, Preallocation, Repair};
 
 const THREADS: u64 = 6;
 /// Bytes that only one thread uses.
@@ -347,4 +347,86 @@ fn sizes_change_under_readers_and_writers() {
     is_sound(&image);
     image.close().unwrap();
     qemu_check(&path);
+}
+
+/// An engine that found an extent may still be reading it when its cluster is given up.
+#[test]
+fn a_freed_cluster_waits_for_who_reads_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    create(
+        &path,
+        &CreateOptions {
+            size: 1 << 20,
+            cluster_size: 4096,
+            ..Default::default()
+        },
+    );
+    let image = open(&path);
+    image.write_at(&[7; 4096], 0).unwrap();
+    image.flush().unwrap();
+    let ticket = image.enter();
+    let Extent::Data { offset } = image.extent(0, 4096).unwrap().0 else {
+        panic!("no data");
+    };
+    let reuse = || {
+        for round in 0..6 {
+            image.write_at(&[9; 4096], 8192 + round * 4096).unwrap();
+            image.flush().unwrap();
+        }
+    };
+    let mut seen = [0; 4096];
+    image.discard(0, 4096).unwrap();
+    reuse();
+    image.data_storage().read_at(&mut seen, offset).unwrap();
+    assert!(seen == [7; 4096], "another use while it was read");
+    image.leave(ticket);
+    image.discard(8192, 6 * 4096).unwrap();
+    image.flush().unwrap();
+    reuse();
+    image.data_storage().read_at(&mut seen, offset).unwrap();
+    assert!(seen == [9; 4096], "never used again");
+    is_sound(&image);
+}
+
+/// A write in place that has begun belongs to the snapshot, which waits for it.
+#[test]
+fn a_snapshot_waits_for_writes_in_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    create(
+        &path,
+        &CreateOptions {
+            size: 1 << 20,
+            cluster_size: 4096,
+            ..Default::default()
+        },
+    );
+    let image = open(&path);
+    image.write_at(&[7; 4096], 0).unwrap();
+    let ticket = image.enter();
+    let (host, _) = image.overwrite(0, 4096).unwrap().unwrap();
+    let taken = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let new = NewSnapshot {
+                name: "s".into(),
+                ..Default::default()
+            };
+            image.create_snapshot(&new).unwrap();
+            taken.store(true, Ordering::SeqCst);
+        });
+        thread::sleep(std::time::Duration::from_millis(100));
+        assert!(
+            !taken.load(Ordering::SeqCst),
+            "taken in the middle of a write"
+        );
+        image.data_storage().write_at(&[9; 4096], host).unwrap();
+        image.leave(ticket);
+    });
+    assert!(
+        image.overwrite(0, 4096).unwrap().is_none(),
+        "shared clusters are copied first"
+    );
+    is_sound(&image);
 }

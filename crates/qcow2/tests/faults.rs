@@ -13,7 +13,7 @@ use common::Random;
 use scenario::judge::{Contents, Window, at_most_leaks, disks, judge};
 use scenario::{Disks, Model, Scenario, Step, World, open, writable};
 use strata_qcow2::test_utils::{Fault, FaultDisk, Faults, History, PowerDisk};
-use strata_qcow2::{Error, Result, Storage};
+use strata_qcow2::{Error, Extent, Result, Storage};
 
 /// How the I/O fails.
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +36,8 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(scenario: &'a Scenario, made: &(Contents, Model)) -> Self {
-        let (history, faults) = (Arc::new(History::default()), Arc::new(Faults::default()));
+        let history = Arc::new(History::default());
+        let faults = Arc::new(Faults::new(&history));
         let power: BTreeMap<_, _> = made
             .0
             .iter()
@@ -277,4 +278,44 @@ fn bitmaps_amendments_and_data_files() {
 #[test]
 fn operations_in_random_order() {
     group("random");
+}
+
+/// After a flush that failed, the kernel may take what it could not write for written. So the
+/// tables go to the disk again before the next flush is answered.
+#[test]
+fn tables_are_written_again_after_a_failed_flush() {
+    for scenario in scenario::list::group("plain") {
+        let made = scenario.make();
+        for count in 0..100 {
+            let mut run = Run::new(&scenario, &made);
+            let mut world = run.open().unwrap();
+            run.faults.arm(Fault::LostFlush, count, false);
+            for step in &scenario.steps {
+                if world.apply(step).is_err() {
+                    world.apply(step).unwrap();
+                }
+                run.done(step);
+            }
+            if run.faults.heal() == 0 {
+                break;
+            }
+            world.image().flush().unwrap();
+            let disks = disks(&run.contents(&mut |_, _| false));
+            let left = open(&disks, writable(), false).unwrap();
+            at_most_leaks(left.image())
+                .unwrap_or_else(|why| panic!("{}, flush {count}: {why}", scenario.name));
+            let (live, left) = (extents(&world), extents(&left));
+            assert!(
+                live == left,
+                "{}, flush {count}: tables were lost",
+                scenario.name
+            );
+        }
+    }
+}
+
+fn extents(world: &World) -> Vec<Extent> {
+    let image = world.image();
+    let starts = (0..image.size()).step_by(512);
+    starts.map(|at| image.extent(at, 1).unwrap().0).collect()
 }

@@ -8,10 +8,13 @@ mod hostile_body;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::Random;
 use hostile_body::{Part, exercise, fields, look, patched, replaced, seeds, with};
+use strata_qcow2::storage::MemoryStorage;
+use strata_qcow2::{CreateOptions, Image, OpenOptions, Storage};
 
 /// The largest structures of the format, an L1 table of 32 MiB and a refcount table of 8 MiB,
 /// with their copies while they are moved. Nothing else may come near.
@@ -168,6 +171,40 @@ fn many_wrong_fields_at_once() {
         failed += u32::from(!bounded(&format!("{data:?}"), MOST, || exercise(&image)));
     }
     assert_eq!(failed, 0);
+}
+
+/// A bitmap of a 2 TiB disk claims half a GiB, all of it zeroes in a table of one cluster.
+#[test]
+fn bitmaps_are_not_believed_when_they_claim_sizes() {
+    let memory = Arc::new(MemoryStorage::default());
+    let storage: Arc<dyn Storage> = Arc::clone(&memory) as _;
+    let create = CreateOptions {
+        size: 2 << 40,
+        ..Default::default()
+    };
+    create.create(&storage).unwrap();
+    let writable = OpenOptions {
+        writable: true,
+        ..Default::default()
+    };
+    let image = Image::open(storage, writable.clone()).unwrap();
+    image.add_bitmap("bits", 1 << 20).unwrap();
+    image.close().unwrap();
+    let header = image.header();
+    let found = header.extensions.iter().find(|e| e.kind == 0x2385_2875);
+    let directory = value_at(&found.unwrap().data, (16, 8)) as usize;
+    let bytes = with(&memory.to_vec(), (directory + 17, 1), 9);
+    let bytes = with(&bytes, (directory + 8, 4), 8192);
+    let open = std::panic::AssertUnwindSafe(move || {
+        let storage = Arc::new(MemoryStorage::new(bytes));
+        if let Ok(image) = Image::open(storage, writable) {
+            let _ = image.bitmaps();
+            let _ = image.write_at(&[1; 512], 0);
+            let _ = image.close();
+        }
+    });
+    let ended = bounded("a large bitmap", MOST, open);
+    assert!(ended);
 }
 
 /// Replays what the fuzz targets are started with and what they have found.

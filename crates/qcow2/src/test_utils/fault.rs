@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::History;
 use crate::storage::Storage;
 
 /// What a write that fails leaves whole.
@@ -14,8 +15,18 @@ pub enum Fault {
     /// Every kind of I/O, with EIO. Of a failed write, the first half of its sectors reaches the
     /// disk.
     Io,
+    /// Flushing, with EIO, and what was written before it is lost for all later flushes.
+    LostFlush,
     /// Writing and growing, with ENOSPC, as on a full disk.
     NoSpace,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Operation {
+    /// Writes, and what takes space.
+    Write,
+    Flush,
+    Other,
 }
 
 #[derive(Default)]
@@ -29,6 +40,7 @@ struct Plan {
 #[derive(Default)]
 pub struct Faults {
     plan: Mutex<Plan>,
+    history: Option<Arc<History>>,
 }
 
 impl Faults {
@@ -53,12 +65,25 @@ impl Faults {
         plan.failures
     }
 
-    fn check(&self, writes: bool) -> io::Result<()> {
+    /// Faults on disks whose `history` learns of lost flushes.
+    pub fn new(history: &Arc<History>) -> Self {
+        Self {
+            plan: Mutex::default(),
+            history: Some(Arc::clone(history)),
+        }
+    }
+
+    fn check(&self, operation: Operation) -> io::Result<()> {
         let mut plan = self.plan();
         let Some((fault, count, forever)) = plan.next else {
             return Ok(());
         };
-        if fault == Fault::NoSpace && !writes {
+        let concerned = match fault {
+            Fault::Io => true,
+            Fault::LostFlush => operation == Operation::Flush,
+            Fault::NoSpace => operation == Operation::Write,
+        };
+        if !concerned {
             return Ok(());
         }
         if count > 0 {
@@ -67,8 +92,11 @@ impl Faults {
         }
         plan.failures += 1;
         plan.next = forever.then_some((fault, 0, true));
+        if let (Fault::LostFlush, Some(history)) = (fault, &self.history) {
+            history.lose();
+        }
         Err(io::Error::from_raw_os_error(match fault {
-            Fault::Io => libc::EIO,
+            Fault::Io | Fault::LostFlush => libc::EIO,
             Fault::NoSpace => libc::ENOSPC,
         }))
     }
@@ -92,12 +120,12 @@ impl FaultDisk {
 
 impl Storage for FaultDisk {
     fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
-        self.faults.check(false)?;
+        self.faults.check(Operation::Other)?;
         self.inner.read_vectored_at(bufs, offset)
     }
 
     fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        if let Err(error) = self.faults.check(true) {
+        if let Err(error) = self.faults.check(Operation::Write) {
             if error.raw_os_error() == Some(libc::EIO) {
                 let data: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter()).copied().collect();
                 let middle = offset + data.len() as u64 / 2;
@@ -111,32 +139,37 @@ impl Storage for FaultDisk {
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.faults.check(false)?;
+        self.faults.check(Operation::Flush)?;
         self.inner.flush()
     }
 
     fn len(&self) -> io::Result<u64> {
-        self.faults.check(false)?;
+        self.faults.check(Operation::Other)?;
         self.inner.len()
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.faults.check(len > self.inner.len()?)?;
+        let grows = len > self.inner.len()?;
+        self.faults.check(if grows {
+            Operation::Write
+        } else {
+            Operation::Other
+        })?;
         self.inner.set_len(len)
     }
 
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.faults.check(false)?;
+        self.faults.check(Operation::Other)?;
         self.inner.discard(offset, len)
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
-        self.faults.check(true)?;
+        self.faults.check(Operation::Write)?;
         self.inner.write_zeroes(offset, len, unmap)
     }
 
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.faults.check(true)?;
+        self.faults.check(Operation::Write)?;
         self.inner.allocate(offset, len)
     }
 }

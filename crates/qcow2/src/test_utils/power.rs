@@ -11,9 +11,14 @@ const SECTOR: u64 = 512;
 const JUNK: u8 = 0xd5;
 
 enum Change {
-    Write { offset: u64, data: Vec<u8> },
+    Write {
+        offset: u64,
+        data: Vec<u8>,
+    },
     SetLen(u64),
     Flush,
+    /// What is not flushed by now never will be, on any disk; the length that it gave them stays.
+    Lost,
 }
 
 /// The changes of some disks in the order in which they were made.
@@ -32,9 +37,9 @@ impl History {
         self.lock().len()
     }
 
-    /// Whether a disk was flushed by the change after this moment.
-    pub fn flushes_at(&self, moment: usize) -> bool {
-        matches!(self.lock().get(moment), Some((_, Change::Flush)))
+    /// A flush failed: no later one covers what is not flushed by now.
+    pub(super) fn lose(&self) {
+        self.lock().push((usize::MAX, Change::Lost));
     }
 }
 
@@ -67,22 +72,34 @@ impl PowerDisk {
         keep: &mut dyn FnMut(usize, u64) -> bool,
     ) -> Vec<u8> {
         let changes = self.history.lock();
-        let mine = |&(_, (id, _)): &(usize, &(usize, Change))| *id == self.id;
         let past: Vec<_> = changes[..moment]
             .iter()
             .enumerate()
-            .filter_map(|(at, entry)| mine(&(at, entry)).then_some((at, &entry.1)))
+            .filter(|(_, (id, change))| *id == self.id || matches!(change, Change::Lost))
+            .map(|(at, (_, change))| (at, change))
             .collect();
-        let durable = past
-            .iter()
-            .rposition(|(_, change)| matches!(change, Change::Flush))
-            .map_or(0, |at| at + 1);
+        let mut durable = vec![false; past.len()];
+        let mut from = 0;
+        for (number, (_, change)) in past.iter().enumerate() {
+            if let Change::Flush | Change::Lost = change {
+                durable[from..number].fill(matches!(change, Change::Flush));
+                from = number;
+            }
+        }
+        let lost = |(_, change): &(usize, &Change)| matches!(change, Change::Lost);
+        let lost = past.iter().rposition(lost).unwrap_or(0);
         let mut disk = self.start.clone();
         for (number, (at, change)) in past.into_iter().enumerate() {
-            let mut keep = |sector| number < durable || keep(at, sector);
+            let mut keep = |sector| durable[number] || keep(at, sector);
             match change {
-                Change::Write { offset, data } => put_sectors(&mut disk, *offset, data, &mut keep),
-                Change::SetLen(len) if keep(0) => disk.resize(*len as usize, 0),
+                Change::Write { offset, data } => {
+                    let end = *offset as usize + data.len();
+                    if number < lost && disk.len() < end {
+                        disk.resize(end, 0);
+                    }
+                    put_sectors(&mut disk, *offset, data, &mut keep);
+                }
+                Change::SetLen(len) if number < lost || keep(0) => disk.resize(*len as usize, 0),
                 _ => {}
             }
         }

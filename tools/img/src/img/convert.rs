@@ -133,7 +133,10 @@ impl Job {
             "copy-range-offloading" => self.copy_range = true,
             "compress" => self.compress = true,
             "target-options" => accumulate(&mut self.options, &value)?,
-            "source-snapshot" => self.snapshot = Some(value),
+            "source-snapshot" => {
+                super::snapshot::check_parameter(&value)?;
+                self.snapshot = Some(value);
+            }
             "sparse-size" => self.sparse = Some(sparse(&value)?),
             "target-cache" => self.cache = Some(value),
             "source-cache" => self.source_cache = Some(value),

@@ -40,7 +40,10 @@ pub(super) fn run(args: &[String]) -> Outcome<u8> {
             "size" => size = Some(size::any("image size", &value)?),
             "target-format" => format = Some(value),
             "options" => accumulate(&mut options, &value)?,
-            _ => snapshot = Some(value),
+            _ => {
+                super::snapshot::check_parameter(&value)?;
+                snapshot = Some(value);
+            }
         }
         Ok(())
     })?;
@@ -112,6 +115,12 @@ fn qcow2(values: &Values, size: u64, source: Option<&Disk>) -> Outcome<Measure> 
         let nowhere = Arc::new(strata_qcow2::storage::MemoryStorage::default());
         options.data_file = Some((String::new(), nowhere));
     }
+    let geometry = options
+        .geometry()
+        .map_err(|error| Failure::new(words(&error)))?;
+    if size > geometry.max_size() {
+        fail!("The image size is too large (try using a larger cluster size)");
+    }
     let measured = strata_qcow2::measure(&options, source.map(|disk| &**disk.node()))
         .map_err(|error| Failure::new(words(&error)))?;
     let bitmaps = match source {
@@ -119,7 +128,11 @@ fn qcow2(values: &Values, size: u64, source: Option<&Disk>) -> Outcome<Measure> 
         None => None,
     };
     Ok(Measure {
-        required: measured.required,
+        // What a backing file will hold by then is not known, so nothing can be left to it.
+        required: match options.backing {
+            Some(_) => measured.fully_allocated,
+            None => measured.required,
+        },
         fully_allocated: measured.fully_allocated,
         bitmaps,
     })

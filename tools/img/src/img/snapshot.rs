@@ -121,6 +121,24 @@ fn find(all: &[Snapshot], name: &str) -> Option<Snapshot> {
         .cloned()
 }
 
+/// Refuses a `snapshot.` parameter with unknown names before anything is opened.
+pub(super) fn check_parameter(parameter: &str) -> Outcome<()> {
+    if !parameter.starts_with("snapshot.") {
+        return Ok(());
+    }
+    let known = |name: &str| matches!(name, "snapshot.id" | "snapshot.name");
+    match keyval::parse(parameter, None)
+        .iter()
+        .find(|(name, _)| !known(name))
+    {
+        None => Ok(()),
+        Some((name, _)) => {
+            crate::report::error(format_args!("Invalid parameter '{name}'"));
+            fail!("Failed in parsing snapshot param '{parameter}'")
+        }
+    }
+}
+
 /// Makes `disk` show the snapshot that `-l` names: an id or name, or `snapshot.id=` and
 /// `snapshot.name=`.
 pub(super) fn load(disk: &mut Disk, parameter: &str) -> Outcome<()> {

@@ -21,12 +21,14 @@ fn boots_in_every_form(series: &str) {
     let bzimage = format!("/lab/{series}/bzImage");
     let vmlinux = format!("/lab/{series}/vmlinux");
     let initrd = format!("/lab/{series}/initrd");
-    let boot = |kernel: &str, mode: &str| {
+    let enter = |kernel: &str, mode: &str, entry: &str| {
         let args = [
             "--kernel",
             kernel,
             "--kernel-mode",
             mode,
+            "--kernel-entry",
+            entry,
             "--initrd",
             &initrd,
         ];
@@ -34,18 +36,22 @@ fn boots_in_every_form(series: &str) {
         assert_eq!(
             guest.ask("uname -r"),
             level1.release(series),
-            "{kernel} {mode}"
+            "{kernel} {mode} {entry}"
         );
-        assert_eq!(guest.complaints(), "", "{kernel} {mode}");
+        assert_eq!(guest.complaints(), "", "{kernel} {mode} {entry}");
         guest.power_off();
         level1.sh(&format!("{CACHED}||true"))
     };
+    let boot = |kernel: &str, mode: &str| enter(kernel, mode, "auto");
     // Unpacked by the guest; an ELF file; taken out of the bzImage, and found again.
     assert_eq!(boot(&bzimage, "bzimage"), "");
     assert_eq!(boot(&vmlinux, "extract").lines().count(), 1);
     let cached = boot(&bzimage, "extract");
     assert_eq!(cached.lines().count(), 2, "{cached}");
     assert_eq!(boot(&bzimage, "extract"), cached);
+    // By its PVH entry, which both the file as it was given and the cached one have.
+    enter(&vmlinux, "bzimage", "pvh");
+    enter(&bzimage, "extract", "pvh");
 }
 
 #[test]

@@ -45,6 +45,19 @@ pub enum KernelMode {
     Bzimage,
 }
 
+/// Where the kernel is entered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum KernelEntry {
+    /// Where it starts fastest.
+    #[default]
+    Auto,
+    /// By Linux's 64-bit boot protocol.
+    Linux64,
+    /// By PVH: in 32-bit mode, as Xen does. Only ELF kernels have this entry.
+    Pvh,
+}
+
 /// What the user said of a machine, on the command line or in a file. Everything is optional
 /// here: the two are laid over each other before anything is required.
 #[derive(Clone, Debug, Default, Deserialize, clap::Args)]
@@ -82,6 +95,9 @@ pub struct PartialConfig {
     /// bzimage, the guest, each time [default: extract]
     #[arg(long, value_name = "HOW")]
     pub kernel_mode: Option<KernelMode>,
+    /// Where the kernel is entered [default: auto]
+    #[arg(long, value_name = "WHERE")]
+    pub kernel_entry: Option<KernelEntry>,
     /// The kernel was built for a PVM host, which can not run any other (see `strata doctor`)
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub pvm_kernel: Option<bool>,
@@ -110,6 +126,8 @@ pub struct MachineConfig {
     pub irqchip: Irqchip,
     /// Who unpacks the kernel and the initrd.
     pub kernel_mode: KernelMode,
+    /// Where the kernel is entered.
+    pub kernel_entry: KernelEntry,
     /// The kernel was built for a PVM host.
     pub pvm_kernel: bool,
 }
@@ -128,6 +146,7 @@ impl PartialConfig {
             serial: self.serial.or(lower.serial),
             irqchip: self.irqchip.or(lower.irqchip),
             kernel_mode: self.kernel_mode.or(lower.kernel_mode),
+            kernel_entry: self.kernel_entry.or(lower.kernel_entry),
             pvm_kernel: self.pvm_kernel.or(lower.pvm_kernel),
         }
     }
@@ -147,6 +166,7 @@ impl PartialConfig {
             serial: self.serial.unwrap_or_default(),
             irqchip: self.irqchip.unwrap_or_default(),
             kernel_mode: self.kernel_mode.unwrap_or_default(),
+            kernel_entry: self.kernel_entry.unwrap_or_default(),
             pvm_kernel: self.pvm_kernel.unwrap_or_default(),
         })
     }

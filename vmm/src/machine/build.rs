@@ -6,7 +6,7 @@ use std::thread;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
-use strata_boot::{Boot, Cache, Entry, Initrd, Kernel};
+use strata_boot::{Boot, Cache, Entry, Initrd, Kernel, Protocol};
 use strata_interrupts::{Controller, Kind};
 use strata_memory::{Backing, GuestRam, Pages, RamConfig};
 use strata_vcpu::{Host, VcpuThread};
@@ -14,7 +14,7 @@ use strata_vcpu::{Host, VcpuThread};
 use super::Ended;
 use super::input::Source;
 use crate::arch;
-use crate::config::{HugePages, Irqchip, KernelMode, MachineConfig, MemoryConfig};
+use crate::config::{HugePages, Irqchip, KernelEntry, KernelMode, MachineConfig, MemoryConfig};
 use crate::console::sink::Sink;
 use crate::devices::{self, Bus, PowerButton, SerialPort};
 use crate::error::{Chain, Error};
@@ -186,7 +186,11 @@ fn load(
         initrd,
         rsdp: Some(rsdp),
         reserved: &[],
-        protocol: None,
+        protocol: match config.kernel_entry {
+            KernelEntry::Auto => None,
+            KernelEntry::Linux64 => Some(Protocol::Linux64),
+            KernelEntry::Pvh => Some(Protocol::Pvh),
+        },
     };
     Ok(boot.load(ram.memory())?)
 }

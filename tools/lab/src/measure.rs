@@ -74,7 +74,7 @@ impl Boot {
             cpus: 1,
             memory_mib: 256,
             icount: false,
-            limit: Duration::from_secs(180),
+            limit: Duration::from_secs(60),
         }
     }
 
@@ -83,6 +83,18 @@ impl Boot {
     /// # Errors
     /// [`Error::NoMarker`] shows the console of a guest that did not come up.
     pub fn measure(&self, lab: &Lab, runs: usize) -> Result<Vec<Cost>> {
+        // A level 1 that counts instructions now and then stands still in its emulator, whatever
+        // runs in it: a new one is tried before the monitor is blamed.
+        let mut spare = if self.icount { 4 } else { 0 };
+        loop {
+            match self.measure_once(lab, runs) {
+                Err(Error::NoMarker { .. } | Error::Timeout { .. }) if spare > 0 => spare -= 1,
+                done => return done,
+            }
+        }
+    }
+
+    fn measure_once(&self, lab: &Lab, runs: usize) -> Result<Vec<Cost>> {
         let (machine, argv) = self.set_up(lab)?;
         let boot = |_| Cost::read(&self.boot_once(&machine, "probe", &argv)?, self.memory_mib);
         (0..runs).map(boot).collect()

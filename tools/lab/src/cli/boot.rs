@@ -61,7 +61,7 @@ pub(super) struct Boot {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
     /// Give one boot this many seconds
-    #[arg(long, default_value_t = 180)]
+    #[arg(long, default_value_t = 60)]
     timeout: u64,
     /// The program to measure
     #[arg(long, value_name = "PATH")]

@@ -83,12 +83,15 @@ impl Boot {
     /// # Errors
     /// [`Error::NoMarker`] shows the console of a guest that did not come up.
     pub fn measure(&self, lab: &Lab, runs: usize) -> Result<Vec<Cost>> {
-        // A level 1 that counts instructions now and then stands still in its emulator, whatever
-        // runs in it: a new one is tried before the monitor is blamed.
+        // Some boots that count instructions never reach the marker, with level 1's CPU busy. The
+        // cause is not known, and may be the monitor's; so each is said, and then tried again.
         let mut spare = if self.icount { 4 } else { 0 };
         loop {
             match self.measure_once(lab, runs) {
-                Err(Error::NoMarker { .. } | Error::Timeout { .. }) if spare > 0 => spare -= 1,
+                Err(Error::NoMarker { .. } | Error::Timeout { .. }) if spare > 0 => {
+                    spare -= 1;
+                    eprintln!("lab: no marker in time; trying again in a fresh level 1");
+                }
                 done => return done,
             }
         }

@@ -17,11 +17,16 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match args.as_slice() {
         [_, "serve"] => serve::serve(),
-        [_, what @ ("probe" | "exits"), marker, seconds, argv @ ..] => {
-            probe::probe(*what == "exits", marker, seconds, argv)
-        }
+        [
+            _,
+            what @ ("probe" | "exits"),
+            marker,
+            seconds,
+            phase,
+            argv @ ..,
+        ] => probe::probe(*what == "exits", marker, seconds, phase, argv),
         _ => Err(std::io::Error::other(
-            "usage: lab-agent serve | (probe | exits) MARKER SECONDS PROGRAM..",
+            "usage: lab-agent serve | (probe | exits) MARKER SECONDS PHASE PROGRAM..",
         )),
     };
     match done {

@@ -33,12 +33,21 @@ const HISTOGRAMS: [(&str, &str); 5] = [
 const CONSOLE: &str = "/tmp/vmm.console";
 const STDERR: &str = "/tmp/vmm.stderr";
 
+/// The period of level 1's timer in nanoseconds (Debian's kernels: HZ=250).
+const TICK: i64 = 4_000_000;
+
 /// Most console output that is kept, in bytes.
 const MAX_CONSOLE: usize = 1 << 20;
 
-/// Starts `argv`, waits at most `seconds` for `marker` in its output, and reports; with `exits`
-/// also what the guest left for, which costs the boot time.
-pub(crate) fn probe(exits: bool, marker: &str, seconds: &str, argv: &[&str]) -> io::Result<()> {
+/// Starts `argv` `phase` microseconds into a tick, waits at most `seconds` for `marker` in its
+/// output, and reports; with `exits` also what the guest left for, which costs the boot time.
+pub(crate) fn probe(
+    exits: bool,
+    marker: &str,
+    seconds: &str,
+    phase: &str,
+    argv: &[&str],
+) -> io::Result<()> {
     let [program, args @ ..] = argv else {
         return Err(io::Error::other("no program to start"));
     };
@@ -46,6 +55,7 @@ pub(crate) fn probe(exits: bool, marker: &str, seconds: &str, argv: &[&str]) -> 
     histograms(exits)?;
     let start = arm(program)?;
     let before = counters()?;
+    wait_for_phase(phase.parse().map_err(io::Error::other)?);
     let mut child = Command::new(program)
         .args(args)
         .stdin(Stdio::piped())
@@ -79,6 +89,13 @@ pub(crate) fn probe(exits: bool, marker: &str, seconds: &str, argv: &[&str]) -> 
     section(&mut out, "stderr", &fs::read(STDERR)?)?;
     section(&mut out, "status", status.to_string().as_bytes())?;
     section(&mut out, "marked", if seen.marked { b"yes" } else { b"no" })
+}
+
+/// Waits until level 1's clock is `phase` microseconds past a multiple of its tick: boots that
+/// begin so meet the same ticks at the same places, and another phase shifts all of them.
+fn wait_for_phase(phase: i64) {
+    let past = (sys::monotonic() - phase * 1000).rem_euclid(TICK);
+    thread::sleep(Duration::from_nanos((TICK - past).unsigned_abs()));
 }
 
 fn section(out: &mut impl Write, name: &str, bytes: &[u8]) -> io::Result<()> {

@@ -60,6 +60,10 @@ pub(super) struct Boot {
     /// Boot this often; the medians are printed
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
+    /// Start the program so many microseconds into a tick of level 1's timer, of 4000 (and at
+    /// others where the emulator hangs)
+    #[arg(long, value_name = "US", default_value_t = 0)]
+    phase: u32,
     /// Give one boot this many seconds
     #[arg(long, default_value_t = 60)]
     timeout: u64,
@@ -153,6 +157,7 @@ impl Boot {
             cpus: self.cpus,
             memory_mib: self.memory,
             icount: self.icount,
+            phase_us: self.phase,
             limit: Duration::from_secs(self.timeout),
             ..strata_lab::Boot::new(vmm, args)
         })

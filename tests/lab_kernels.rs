@@ -45,9 +45,9 @@ fn boots_in_every_form(series: &str) {
     let boot = |kernel: &str, mode: &str| enter(kernel, mode, "auto");
     // Unpacked by the guest; an ELF file; taken out of the bzImage, and found again.
     assert_eq!(boot(&bzimage, "bzimage"), "");
-    assert_eq!(boot(&vmlinux, "extract").lines().count(), 1);
+    assert_eq!(boot(&vmlinux, "extract"), "");
     let cached = boot(&bzimage, "extract");
-    assert_eq!(cached.lines().count(), 2, "{cached}");
+    assert_eq!(cached.lines().count(), 1, "{cached}");
     assert_eq!(boot(&bzimage, "extract"), cached);
     // By its PVH entry, which both the file as it was given and the cached one have.
     enter(&vmlinux, "bzimage", "pvh");

@@ -95,8 +95,8 @@ impl Kernel {
     /// Opens a kernel in the form that loads and starts fastest: the ELF kernel inside a bzImage,
     /// without its zeroes.
     ///
-    /// With a `cache`, that form is made once for each file and found again by the file's
-    /// identity. A cache that does not work costs time and is a [`Kernel::warning`], not an error.
+    /// An ELF kernel is loaded as it is. With a `cache`, what is taken out of a bzImage is made
+    /// once for each file and found again by the file's identity. A cache that does not work costs time and is a [`Kernel::warning`], not an error.
     /// A kernel that is made so has no randomised base address: only the bzImage's own
     /// decompressor chooses one.
     ///
@@ -123,10 +123,7 @@ impl Kernel {
                 Self::parse(path, Source::Memory(kernel.dense(kernel.digest()?)?))
             }
             (Image::BzImage(_), Some((cache, identity))) => kernel.made_dense(cache, identity),
-            (Image::Elf(_), Some((cache, identity))) if !kernel.is_dense() => {
-                // It can be loaded as it is, whatever hinders the better form.
-                kernel.made_dense(cache, identity).or(Ok(kernel))
-            }
+            // To make an ELF kernel dense takes as long as a hundred starts would save by it.
             (Image::Elf(_), _) => Ok(kernel),
         }
     }

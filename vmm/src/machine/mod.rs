@@ -115,7 +115,7 @@ fn main_loop(
     for vcpu in &machine.vcpus {
         vcpu.resume()?;
     }
-    sys::drop_startup_code();
+    sys::drop_startup_memory();
     loop {
         events.run().map_err(Error::EventLoop)?;
         if let Some(finish) = end.0.get() {

@@ -33,6 +33,9 @@ pub enum Error {
     /// Neither the command line nor a configuration file names a kernel.
     #[error("no kernel: name one with --kernel FILE, or in a file given with --config")]
     NoKernel,
+    /// Two devices have one name.
+    #[error("two devices have the id {0}: give one of them another")]
+    TakenId(String),
     /// The kernel can not run on this kind of KVM.
     #[error(
         "this host's KVM is of the PVM kind, on which a stock Linux kernel does not boot: use the \

@@ -33,6 +33,9 @@ impl PartialConfig {
         let join = |path: PathBuf| dir.join(path);
         self.kernel = self.kernel.map(join);
         self.initrd = self.initrd.map(join);
+        for disk in &mut self.disk {
+            disk.path = dir.join(&disk.path);
+        }
         self.serial = self.serial.map(|serial| serial.map_path(join));
         self
     }
@@ -83,7 +86,7 @@ mod tests {
         for config in [json, toml] {
             assert_eq!(config.cpus, Some(2));
             assert_eq!(config.serial, Some(SerialTarget::File("/tmp/out".into())));
-            assert_eq!(config.memory.unwrap().to_string(), "1GiB,hugepages=2M");
+            assert_eq!(config.memory.unwrap(), "1G,hugepages=2M".parse().unwrap());
         }
     }
 

@@ -1,67 +1,49 @@
 //! Guest memory: `SIZE[,hugepages=..][,shared=..]`.
 
-use std::fmt;
-use std::str::FromStr;
-
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use strata_memory::MemorySize;
 
+use super::options::{self, FromText, Options, options};
+
 /// Which pages of the host back guest memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HugePages {
     /// Transparent huge pages, where the host has them to give.
     #[default]
+    #[serde(rename = "thp")]
     Transparent,
     /// Pages of the base size only.
+    #[serde(rename = "off")]
     Off,
     /// 2 MiB pages from the host's pool (hugetlbfs).
+    #[serde(rename = "2M")]
     Size2M,
     /// 1 GiB pages from the host's pool (hugetlbfs).
+    #[serde(rename = "1G")]
     Size1G,
 }
 
-impl HugePages {
-    const NAMES: [(&'static str, Self); 4] = [
-        ("thp", Self::Transparent),
-        ("off", Self::Off),
-        ("2M", Self::Size2M),
-        ("1G", Self::Size1G),
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Transparent => "thp",
-            Self::Off => "off",
-            Self::Size2M => "2M",
-            Self::Size1G => "1G",
-        }
-    }
-}
-
-impl FromStr for HugePages {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Self::NAMES
-            .iter()
-            .find(|(name, _)| name.eq_ignore_ascii_case(text))
-            .map(|&(_, value)| value)
-            .ok_or_else(|| format!("hugepages is thp, off, 2M or 1G, not \"{text}\""))
-    }
-}
-
 /// A machine's memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct MemoryConfig {
     /// Its size.
+    #[serde(deserialize_with = "size")]
     pub size: MemorySize,
     /// The host's pages behind it.
+    #[serde(default)]
     pub hugepages: HugePages,
     /// Whether other processes can map it (memfd) or not.
+    #[serde(default, deserialize_with = "options::value")]
     pub shared: bool,
 }
+
+impl Options for MemoryConfig {
+    const HEAD: Option<&'static str> = Some("size");
+    const WHAT: &'static str = "memory";
+}
+
+options!(MemoryConfig);
 
 impl Default for MemoryConfig {
     fn default() -> Self {
@@ -73,115 +55,25 @@ impl Default for MemoryConfig {
     }
 }
 
-impl FromStr for MemoryConfig {
-    type Err = String;
+impl FromText for MemorySize {
+    const EXPECTED: &'static str = "a size as 512M or 2G";
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut parts = text.split(',');
-        let size = parts.next().unwrap_or_default();
-        let mut config = Self {
-            size: parse_size(size)?,
-            ..Self::default()
-        };
-        for part in parts {
-            match part.split_once('=') {
-                Some(("hugepages", value)) => config.hugepages = value.parse()?,
-                Some(("shared", value)) => config.shared = parse_switch("shared", value)?,
-                _ => {
-                    return Err(format!(
-                        "memory has no option \"{part}\"; known are hugepages=thp|off|2M|1G and \
-                         shared=on|off"
-                    ));
-                }
-            }
-        }
-        Ok(config)
+    fn from_text(text: &str) -> Result<Self, String> {
+        text.parse()
+            .map_err(|error: strata_memory::Error| error.to_string())
     }
 }
 
-fn parse_size(text: &str) -> Result<MemorySize, String> {
-    let size: MemorySize = text
-        .parse()
-        .map_err(|error: strata_memory::Error| error.to_string())?;
+/// A size that is one. A number alone is no size in a file: its unit would be a guess.
+fn size<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<MemorySize, D::Error> {
+    let size = MemorySize::from_text(&String::deserialize(deserializer)?)
+        .map_err(serde::de::Error::custom)?;
     if size.bytes() == 0 {
-        return Err("a machine needs memory: 0 is no size, 256M is a good first one".to_owned());
+        return Err(serde::de::Error::custom(
+            "a machine needs memory: 0 is no size, 256M is a good first one",
+        ));
     }
     Ok(size)
-}
-
-fn parse_switch(key: &str, text: &str) -> Result<bool, String> {
-    match text {
-        "on" | "true" | "yes" => Ok(true),
-        "off" | "false" | "no" => Ok(false),
-        _ => Err(format!("{key} is on or off, not \"{text}\"")),
-    }
-}
-
-impl fmt::Display for MemoryConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.size)?;
-        if self.hugepages != HugePages::default() {
-            write!(f, ",hugepages={}", self.hugepages.name())?;
-        }
-        if self.shared {
-            f.write_str(",shared=on")?;
-        }
-        Ok(())
-    }
-}
-
-impl Serialize for MemoryConfig {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-/// The longer of the two ways in which a file may say it; the other is the command line's text.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Table {
-    size: String,
-    hugepages: Option<String>,
-    shared: Option<bool>,
-}
-
-impl<'de> Deserialize<'de> for MemoryConfig {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(InFile)
-    }
-}
-
-struct InFile;
-
-impl<'de> Visitor<'de> for InFile {
-    type Value = MemoryConfig;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a text as \"1G,hugepages=2M\", or a table of size, hugepages and shared")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<MemoryConfig, E> {
-        text.parse().map_err(E::custom)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<MemoryConfig, A::Error> {
-        let table = Table::deserialize(MapAccessDeserializer::new(map))?;
-        table.try_into().map_err(de::Error::custom)
-    }
-}
-
-impl TryFrom<Table> for MemoryConfig {
-    type Error = String;
-
-    fn try_from(table: Table) -> Result<Self, String> {
-        Ok(Self {
-            size: parse_size(&table.size)?,
-            hugepages: table
-                .hugepages
-                .map_or(Ok(HugePages::default()), |text| text.parse())?,
-            shared: table.shared.unwrap_or_default(),
-        })
-    }
 }
 
 #[cfg(test)]
@@ -189,26 +81,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_printed_is_what_is_read() {
-        for text in [
-            "256MiB",
-            "1GiB,hugepages=2M",
-            "6GiB,hugepages=off,shared=on",
-            "2GiB,shared=on",
-        ] {
-            assert_eq!(text.parse::<MemoryConfig>().unwrap().to_string(), text);
-        }
+    fn options_follow_the_size() {
+        let config: MemoryConfig = "6G,hugepages=2M,shared=on".parse().unwrap();
+        assert_eq!(config.size, MemorySize::new(6 << 30));
+        assert_eq!((config.hugepages, config.shared), (HugePages::Size2M, true));
+        let json = serde_json::to_string(&config).unwrap();
+        assert_eq!(json, r#"{"size":"6GiB","hugepages":"2M","shared":true}"#);
+        assert_eq!(serde_json::from_str::<MemoryConfig>(&json).unwrap(), config);
     }
 
     #[test]
     fn what_makes_no_sense_is_refused_with_what_would() {
         for (text, needle) in [
             ("0", "256M"),
-            ("1G,hugepages=3M", "2M or 1G"),
+            ("1G,hugepages=3M", "`2M`, `1G`"),
             ("1G,shared=perhaps", "on or off"),
-            ("1G,huge", "hugepages="),
-            ("", ""),
-            ("lots", ""),
+            ("1G,huge", "`hugepages`"),
+            ("", "number"),
+            ("lots", "number"),
         ] {
             let message = text.parse::<MemoryConfig>().unwrap_err();
             assert!(message.contains(needle), "{text}: {message}");

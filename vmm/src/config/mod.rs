@@ -1,9 +1,13 @@
 //! A machine's configuration: one schema for the command line and for configuration files.
 
+mod disk;
 mod file;
 mod memory;
+mod net;
+mod options;
 mod serial;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -11,7 +15,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use strata_vcpu::CpuModel;
 
+pub use disk::{CacheMode, DiskConfig, ImageFormat, OnError};
 pub use memory::{HugePages, MemoryConfig};
+pub use net::{Mac, NetConfig};
 pub use serial::SerialTarget;
 
 use crate::error::Error;
@@ -84,7 +90,21 @@ pub struct PartialConfig {
     /// Guest memory: its size, and options behind it: hugepages=thp, off, 2M or 1G, and
     /// shared=on or off; as "512M" or "2G,hugepages=2M" [default: 256M]
     #[arg(long, value_name = "SIZE[,...]", allow_hyphen_values = true)]
+    #[serde(default, deserialize_with = "options::deserialize_option")]
     pub memory: Option<MemoryConfig>,
+    /// A disk, which the guest sees as /dev/vda, the next as /dev/vdb: its file, and options
+    /// behind it: format=raw, qcow2 or auto, readonly, cache=writeback, direct or unsafe, queues=N,
+    /// iops=N, bps=SIZE, backing=on (a qcow2 image's backing files may be opened), id=NAME,
+    /// serial=TEXT, on-error=report, stop or ignore
+    #[arg(long, value_name = "FILE[,...]")]
+    #[serde(default, deserialize_with = "options::deserialize_list")]
+    pub disk: Vec<DiskConfig>,
+    /// A network card: bridge=NAME (a tap of its own on that bridge), tap=NAME, fd=N, or user
+    /// (by passt, without privileges; hostfwd=tcp::2222-:22 leads a port of the host to it);
+    /// and mac=ADDR, mtu=N, queues=N, id=NAME
+    #[arg(long, value_name = "HOW[,...]")]
+    #[serde(default, deserialize_with = "options::deserialize_list")]
+    pub net: Vec<NetConfig>,
     /// The serial port's far end: stdio, null, file=PATH or unix=PATH [default: stdio]
     #[arg(long, value_name = "TARGET")]
     pub serial: Option<SerialTarget>,
@@ -120,6 +140,10 @@ pub struct MachineConfig {
     pub cpu: CpuModel,
     /// Guest memory.
     pub memory: MemoryConfig,
+    /// Disks, in the order of their slots.
+    pub disk: Vec<DiskConfig>,
+    /// Network cards, in the order of their slots.
+    pub net: Vec<NetConfig>,
     /// The serial port's far end.
     pub serial: SerialTarget,
     /// Interrupt controller.
@@ -143,6 +167,9 @@ impl PartialConfig {
             cpus: self.cpus.or(lower.cpus),
             cpu: self.cpu.or(lower.cpu),
             memory: self.memory.or(lower.memory),
+            // The file's come first: they keep their names in the guest.
+            disk: [lower.disk, self.disk].concat(),
+            net: [lower.net, self.net].concat(),
             serial: self.serial.or(lower.serial),
             irqchip: self.irqchip.or(lower.irqchip),
             kernel_mode: self.kernel_mode.or(lower.kernel_mode),
@@ -154,8 +181,18 @@ impl PartialConfig {
     /// Fills in the defaults.
     ///
     /// # Errors
-    /// [`Error::NoKernel`] when no kernel is named.
-    pub fn complete(self) -> Result<MachineConfig, Error> {
+    /// [`Error::NoKernel`] when no kernel is named, [`Error::TakenId`] when two devices have one
+    /// name.
+    pub fn complete(mut self) -> Result<MachineConfig, Error> {
+        name_all(self.disk.iter_mut().map(|disk| &mut disk.id), "disk");
+        name_all(self.net.iter_mut().map(|net| &mut net.id), "net");
+        let ids = self.disk.iter().map(|disk| &disk.id);
+        let mut seen = HashSet::new();
+        for id in ids.chain(self.net.iter().map(|net| &net.id)).flatten() {
+            if !seen.insert(id) {
+                return Err(Error::TakenId(id.clone()));
+            }
+        }
         Ok(MachineConfig {
             kernel: self.kernel.ok_or(Error::NoKernel)?,
             initrd: self.initrd,
@@ -163,12 +200,21 @@ impl PartialConfig {
             cpus: self.cpus.unwrap_or(1),
             cpu: self.cpu.unwrap_or_default(),
             memory: self.memory.unwrap_or_default(),
+            disk: self.disk,
+            net: self.net,
             serial: self.serial.unwrap_or_default(),
             irqchip: self.irqchip.unwrap_or_default(),
             kernel_mode: self.kernel_mode.unwrap_or_default(),
             kernel_entry: self.kernel_entry.unwrap_or_default(),
             pvm_kernel: self.pvm_kernel.unwrap_or_default(),
         })
+    }
+}
+
+/// Gives a name to each that has none: its kind and its place in the list.
+fn name_all<'a>(ids: impl Iterator<Item = &'a mut Option<String>>, kind: &str) {
+    for (index, id) in ids.enumerate() {
+        id.get_or_insert_with(|| format!("{kind}{index}"));
     }
 }
 

@@ -1,0 +1,171 @@
+//! Disks: `path=FILE[,format=..][,readonly][,cache=..]...`.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use strata_memory::MemorySize;
+
+use super::options::{self, Options, options};
+
+/// How an image holds its disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageFormat {
+    /// Byte for byte. An image that looks like another format is refused unless this is said.
+    #[default]
+    Raw,
+    /// QEMU's copy-on-write format, version 2 or 3.
+    Qcow2,
+    /// Whatever the file begins with. A guest that may write to a raw disk can make it look like
+    /// any other.
+    Auto,
+}
+
+/// What the host's page cache does for a disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheMode {
+    /// It keeps what was read and written; the guest's flushes reach the disk.
+    #[default]
+    Writeback,
+    /// It is bypassed (O_DIRECT); the guest's flushes reach the disk.
+    Direct,
+    /// It keeps all, and the guest's flushes are ignored: for disks that a crash may take.
+    Unsafe,
+}
+
+/// What becomes of a request that the host could not carry out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnError {
+    /// The guest is told.
+    #[default]
+    Report,
+    /// The machine stops.
+    Stop,
+    /// The guest is told that all went well.
+    Ignore,
+}
+
+/// A disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DiskConfig {
+    /// The image file or block device.
+    pub path: PathBuf,
+    /// Its name in messages and commands; disk0 and so on where none is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// How the image holds the disk; none where nothing was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<ImageFormat>,
+    /// Whether the guest may only read.
+    #[serde(default, alias = "ro", deserialize_with = "options::value")]
+    pub readonly: bool,
+    /// What the host's page cache does.
+    #[serde(default)]
+    pub cache: CacheMode,
+    /// How many queues, each with a thread of its own.
+    #[serde(default = "one", deserialize_with = "options::value")]
+    pub queues: u16,
+    /// At most so many operations a second.
+    #[serde(
+        default,
+        deserialize_with = "options::some",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub iops: Option<u64>,
+    /// At most so many bytes a second.
+    #[serde(
+        default,
+        deserialize_with = "options::some",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub bps: Option<MemorySize>,
+    /// Whether the backing files that the image names may be opened.
+    #[serde(default, deserialize_with = "options::value")]
+    pub backing: bool,
+    /// The serial number that the guest sees, at most 20 bytes; the id where none is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// What becomes of a request that fails.
+    #[serde(default)]
+    pub on_error: OnError,
+}
+
+impl Options for DiskConfig {
+    const HEAD: Option<&'static str> = Some("path");
+    const WHAT: &'static str = "disk";
+
+    fn check(&self) -> Result<(), String> {
+        if self.path.as_os_str().is_empty() {
+            return Err("path is empty; name an image file or a block device".to_owned());
+        }
+        if !(1..=64).contains(&self.queues) {
+            return Err(format!("1 to 64 queues, not {}", self.queues));
+        }
+        for (name, limit) in [
+            ("iops", self.iops),
+            ("bps", self.bps.map(MemorySize::bytes)),
+        ] {
+            if limit == Some(0) {
+                return Err(format!("{name}=0 lets nothing pass; leave it out"));
+            }
+        }
+        match &self.serial {
+            Some(serial) if serial.len() > 20 || !serial.is_ascii() => Err(format!(
+                "the serial number \"{serial}\" has more than 20 ASCII characters"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+options!(DiskConfig);
+
+fn one() -> u16 {
+    1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_enough() {
+        let disk: DiskConfig = "a.img".parse().unwrap();
+        assert_eq!(disk.path, PathBuf::from("a.img"));
+        assert_eq!((disk.format, disk.queues, disk.readonly), (None, 1, false));
+    }
+
+    #[test]
+    fn every_option_has_its_key() {
+        let text = "path=a,format=qcow2,readonly,cache=direct,queues=4,iops=100,bps=10M,backing=on,\
+                    id=root,serial=S1,on-error=stop";
+        let disk: DiskConfig = text.parse().unwrap();
+        assert_eq!(disk.format, Some(ImageFormat::Qcow2));
+        assert_eq!(disk.bps, Some(MemorySize::new(10 << 20)));
+        assert_eq!((disk.iops, disk.on_error), (Some(100), OnError::Stop));
+        assert!(disk.readonly && disk.backing);
+        let json = serde_json::to_value(&disk).unwrap();
+        assert_eq!(serde_json::from_value::<DiskConfig>(json).unwrap(), disk);
+    }
+
+    #[test]
+    fn mistakes_are_refused() {
+        for (text, needle) in [
+            ("", "path"),
+            ("a,format=vmdk", "`raw`, `qcow2`"),
+            ("a,cache=none", "`direct`"),
+            ("a,queues=0", "1 to 64"),
+            ("a,queues=65", "1 to 64"),
+            ("a,iops=0", "leave it out"),
+            ("a,bps=fast", "number"),
+            ("a,serial=012345678901234567890", "20"),
+            ("a,speed=high", "unknown field `speed`"),
+        ] {
+            let refused = text.parse::<DiskConfig>().unwrap_err();
+            assert!(refused.contains(needle), "{text}: {refused}");
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! `key=value,...` texts of the command line, read as the tables of a configuration file are.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+
+/// What can be said as `key=value,key=value` and as a table.
+pub(super) trait Options: DeserializeOwned {
+    /// The key of a first part that has none, as the size in `1G,hugepages=2M`.
+    const HEAD: Option<&'static str>;
+
+    /// What it is, for messages.
+    const WHAT: &'static str;
+
+    /// Checks what no single value can be blamed for.
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Reads the command line's text. A comma within a value is doubled, as QEMU's users know it.
+pub(super) fn parse<T: Options>(text: &str) -> Result<T, String> {
+    let table = table(text, T::HEAD).map_err(|reason| format!("{}: {reason}", T::WHAT))?;
+    T::deserialize(Value::Object(table))
+        .map_err(|error| error.to_string())
+        .and_then(checked)
+        .map_err(|reason| format!("{}: {reason}", T::WHAT))
+}
+
+fn table(text: &str, head: Option<&'static str>) -> Result<Map<String, Value>, String> {
+    let mut table = Map::new();
+    for (index, part) in split(text).iter().enumerate() {
+        let (key, value) = match (part.split_once('='), head) {
+            (Some(pair), _) => pair,
+            (None, Some(head)) if index == 0 => (head, part.as_str()),
+            (None, _) if part.is_empty() => {
+                return Err(format!("an option in \"{text}\" is empty"));
+            }
+            // A switch that is only named is on.
+            (None, _) => (part.as_str(), "on"),
+        };
+        if table.insert(key.to_owned(), value.into()).is_some() {
+            return Err(format!("{key} is said twice"));
+        }
+    }
+    Ok(table)
+}
+
+fn checked<T: Options>(options: T) -> Result<T, String> {
+    options.check().map(|()| options)
+}
+
+/// The parts between single commas, with double ones made single.
+fn split(text: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        if c == ',' && rest.next_if_eq(&',').is_none() {
+            parts.push(String::new());
+        } else if let Some(part) = parts.last_mut() {
+            part.push(c);
+        }
+    }
+    parts
+}
+
+/// Reads either way of saying it in a file: the command line's text, or a table.
+pub(super) fn deserialize<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Options,
+{
+    deserializer.deserialize_any(TextOr(TableOf(std::marker::PhantomData)))
+}
+
+/// [`deserialize`] for what may be left out.
+pub(super) fn deserialize_option<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Options,
+{
+    deserialize(deserializer).map(Some)
+}
+
+/// [`deserialize`] for each of a list.
+pub(super) fn deserialize_list<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Options,
+{
+    struct Item<T>(T);
+    impl<'de, T: Options> Deserialize<'de> for Item<T> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserialize(deserializer).map(Self)
+        }
+    }
+    let items = Vec::<Item<T>>::deserialize(deserializer)?;
+    Ok(items.into_iter().map(|item| item.0).collect())
+}
+
+struct TableOf<T>(std::marker::PhantomData<T>);
+
+struct TextOr<T>(TableOf<T>);
+
+impl<'de, T: Options> Visitor<'de> for TextOr<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: a text of key=value, or a table", T::WHAT)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        parse(text).map_err(E::custom)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map))
+            .and_then(|options| checked(options).map_err(A::Error::custom))
+    }
+}
+
+/// A value that a table may say by its own type, and a text says as it is printed.
+pub(super) fn value<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromText,
+{
+    struct AnyOf<T>(std::marker::PhantomData<T>);
+    impl<T: FromText> Visitor<'_> for AnyOf<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(T::EXPECTED)
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+            T::from_text(text).map_err(E::custom)
+        }
+
+        fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<T, E> {
+            self.visit_str(if value { "on" } else { "off" })
+        }
+
+        fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<T, E> {
+            self.visit_str(&value.to_string())
+        }
+
+        fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<T, E> {
+            self.visit_str(&value.to_string())
+        }
+    }
+    deserializer.deserialize_any(AnyOf(std::marker::PhantomData))
+}
+
+/// [`value`] for what may be left out.
+pub(super) fn some<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromText,
+{
+    value(deserializer).map(Some)
+}
+
+/// What [`value`] reads.
+pub(super) trait FromText: Sized {
+    /// What should stand there.
+    const EXPECTED: &'static str;
+
+    /// Reads it, or says what should stand there.
+    fn from_text(text: &str) -> Result<Self, String>;
+}
+
+impl FromText for bool {
+    const EXPECTED: &'static str = "on or off";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "on" | "true" | "yes" => Ok(true),
+            "off" | "false" | "no" => Ok(false),
+            _ => Err(format!("on or off should stand there, not \"{text}\"")),
+        }
+    }
+}
+
+macro_rules! from_text_by_parsing {
+    ($($type:ty),*) => {$(
+        impl FromText for $type {
+            const EXPECTED: &'static str = "a number";
+
+            fn from_text(text: &str) -> Result<Self, String> {
+                <$type>::from_str(text).map_err(|_| {
+                    format!("a number from {} to {} should stand there, not \"{text}\"", Self::MIN, Self::MAX)
+                })
+            }
+        }
+    )*};
+}
+
+from_text_by_parsing!(u16, u64, i32);
+
+impl FromText for String {
+    const EXPECTED: &'static str = "a text";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        Ok(text.to_owned())
+    }
+}
+
+/// Gives a type with [`Options`] the command line's way in.
+macro_rules! options {
+    ($type:ty) => {
+        impl std::str::FromStr for $type {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                crate::config::options::parse(text)
+            }
+        }
+    };
+}
+pub(super) use options;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize, PartialEq, Eq)]
+    #[serde(deny_unknown_fields)]
+    struct Thing {
+        name: String,
+        #[serde(default, deserialize_with = "some")]
+        count: Option<u16>,
+        #[serde(default, deserialize_with = "value")]
+        bright: bool,
+    }
+
+    impl Options for Thing {
+        const HEAD: Option<&'static str> = Some("name");
+        const WHAT: &'static str = "thing";
+    }
+
+    options!(Thing);
+
+    #[test]
+    fn texts_and_tables_say_the_same() {
+        let thing = |name: &str, count, bright| Thing {
+            name: name.to_owned(),
+            count,
+            bright,
+        };
+        for (text, expected) in [
+            ("lamp", thing("lamp", None, false)),
+            ("lamp,bright", thing("lamp", None, true)),
+            (
+                "name=a,,b=c,count=7,bright=off",
+                thing("a,b=c", Some(7), false),
+            ),
+        ] {
+            assert_eq!(text.parse::<Thing>().unwrap(), expected, "{text}");
+        }
+        let table = serde_json::json!({ "name": "lamp", "count": 3, "bright": true });
+        assert_eq!(
+            deserialize::<_, Thing>(table).unwrap(),
+            thing("lamp", Some(3), true)
+        );
+        let text = serde_json::json!("lamp,count=3");
+        assert_eq!(
+            deserialize::<_, Thing>(text).unwrap(),
+            thing("lamp", Some(3), false)
+        );
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, needle) in [
+            (
+                "lamp,colour=red",
+                "unknown field `colour`, expected one of `name`, `count`, `bright`",
+            ),
+            ("lamp,count=70000", "0 to 65535"),
+            ("lamp,bright=very", "on or off"),
+            ("lamp,", "empty"),
+            ("lamp,count=3,", "empty"),
+            ("count=3", "missing field `name`"),
+            ("lamp,name=torch", "name is said twice"),
+        ] {
+            let message = text.parse::<Thing>().unwrap_err();
+            assert!(message.contains(needle), "{text}: {message}");
+        }
+    }
+}

@@ -64,7 +64,7 @@ Examples:
 pub enum Command {
     /// Start a machine and stay with it until it ends
     #[command(after_help = RUN_HELP)]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Show what this host offers for running guests, and prove it with a tiny one
     Doctor(DoctorArgs),
     /// Print a completion script for a shell

@@ -116,6 +116,15 @@ pub(crate) fn read_stdin(buffer: &mut [u8]) -> io::Result<usize> {
     usize::try_from(read).map_err(|_| io::Error::last_os_error())
 }
 
+/// Bytes that nobody can foretell.
+pub(crate) fn random() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    // SAFETY: the buffer is writable for its whole length. So short a read is never cut, and without
+    // flags it does not fail (getrandom(2)).
+    unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    bytes
+}
+
 fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
     let fd = i32::try_from(fd).map_err(|_| io::Error::other("descriptor out of range"))?;
     if fd < 0 {

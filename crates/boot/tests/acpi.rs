@@ -5,7 +5,9 @@
 use std::process::Command;
 
 use strata_boot::Error;
-use strata_boot::acpi::{Aml, Ecam, Event, IoApic, Platform, PowerRegisters, Serial, Tables, aml};
+use strata_boot::acpi::{
+    Aml, Ecam, Event, GenerationId, IoApic, Platform, PowerRegisters, Pvpanic, Serial, Tables,
+};
 
 const AT: u64 = 0xe0000;
 const ROOM: usize = 0x20000;
@@ -31,8 +33,8 @@ fn platform() -> Platform {
         power_button: Some(9),
         events: vec![Event {
             gsi: 10,
-            device: "\\_SB_.VGEN".into(),
-            value: 0x80,
+            device: GenerationId::PATH.into(),
+            value: GenerationId::CHANGED,
         }],
         cmos_rtc: false,
         ecam: Some(Ecam {
@@ -44,24 +46,11 @@ fn platform() -> Platform {
     }
 }
 
-/// A device of another crate, to be notified by an event.
-fn device(sink: &mut Vec<u8>) {
-    let id = aml::Name::new("_HID".into(), &"STRA0001");
-    aml::Device::new("VGEN".into(), vec![&id]).to_aml_bytes(sink);
-}
-
-struct Device;
-
-impl Aml for Device {
-    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
-        let mut bytes = Vec::new();
-        device(&mut bytes);
-        sink.vec(&bytes);
-    }
-}
+/// One of them is notified by an event.
+const DEVICES: [&dyn Aml; 2] = [&GenerationId { address: 0xdf000 }, &Pvpanic { port: 0x505 }];
 
 fn tables() -> Tables {
-    platform().tables(&[&Device], AT, ROOM).unwrap()
+    platform().tables(&DEVICES, AT, ROOM).unwrap()
 }
 
 fn u32_of(bytes: &[u8], at: usize) -> u32 {
@@ -215,7 +204,7 @@ fn iasl_agrees() {
             cmos_rtc,
             ..platform()
         }
-        .tables(&[&Device], AT, ROOM)
+        .tables(&DEVICES, AT, ROOM)
         .unwrap();
         let dir = tempfile::tempdir().unwrap();
         let run = |args: &[&str]| {
@@ -246,6 +235,9 @@ fn iasl_agrees() {
             "Device (PWRB)",
             "Device (GED)",
             "Notify (\\_SB.PWRB, 0x80",
+            "Notify (\\_SB.VGEN, 0x80",
+            "VM_Gen_Counter",
+            "QEMU0001",
         ] {
             assert!(dsdt.contains(part), "{part} is not in {dsdt}");
         }

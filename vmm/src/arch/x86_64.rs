@@ -3,19 +3,21 @@
 //! ACPI hardware-reduced: no PIT, no PIC, no keyboard controller, no PCI yet. Linux finds a
 //! serial port, a power button and a reset register, and probes for nothing else.
 
+use std::ops::Range;
+
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::VmFd;
-use strata_boot::acpi::{self, IoApic, Platform, PowerRegisters};
+use strata_boot::acpi::{self, GenerationId, IoApic, Platform, PowerRegisters, Pvpanic};
 use strata_boot::arch::x86_64::layout as guest;
 use strata_legacy::{AcpiPower, layout};
 use strata_memory::{GuestMemory, RamLayout};
 use strata_vcpu::arch::disable_pmu;
 use strata_vcpu::{CpuidConfig, EntryPoint, Host, Protocol, Vcpu};
-
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::config::MachineConfig;
 use crate::error::Error;
+use crate::sys;
 
 /// Guest RAM ends below, and goes on behind, the addresses of 32-bit devices: 3 to 4 GiB.
 pub const RAM_LAYOUT: RamLayout = RamLayout {
@@ -25,6 +27,12 @@ pub const RAM_LAYOUT: RamLayout = RamLayout {
 
 /// The power button's interrupt.
 pub const POWER_BUTTON_IRQ: u32 = 5;
+
+/// The interrupt of a new generation identifier.
+pub const GENERATION_ID_IRQ: u32 = 6;
+
+/// Guest memory that is neither the kernel's nor firmware's: the generation identifier's page.
+pub const RESERVED: Range<u64> = guest::GENERATION_ID..guest::GENERATION_ID + 0x1000;
 
 /// Three pages that VT-x hosts without unrestricted guests need, out of the way of RAM and
 /// devices (KVM API, KVM_SET_TSS_ADDR).
@@ -63,6 +71,11 @@ pub fn platform(cpus: u32) -> Platform {
             reset: (power_port(AcpiPower::RESET), AcpiPower::RESET_VALUE),
         },
         power_button: Some(POWER_BUTTON_IRQ),
+        events: vec![acpi::Event {
+            gsi: GENERATION_ID_IRQ,
+            device: GenerationId::PATH.to_owned(),
+            value: GenerationId::CHANGED,
+        }],
         ..Platform::default()
     }
 }
@@ -88,10 +101,21 @@ const RESET_STUB: [u8; 7] = [0xb0, 0xfe, 0xe6, layout::RESET_PORT as u8, 0xf4, 0
 /// [`Error::Boot`], [`Error::GuestMemory`].
 pub fn write_firmware(platform: &Platform, memory: &GuestMemory) -> Result<u64, Error> {
     let room = usize::try_from(RESET_VECTOR - guest::ACPI).unwrap_or_default();
-    let tables = platform.tables(&[], guest::ACPI, room.min(guest::ACPI_SIZE))?;
+    let pvpanic = Pvpanic {
+        port: layout::PVPANIC,
+    };
+    let generation_id = GenerationId {
+        address: guest::GENERATION_ID,
+    };
+    let tables = platform.tables(
+        &[&pvpanic, &generation_id],
+        guest::ACPI,
+        room.min(guest::ACPI_SIZE),
+    )?;
     tables.write(memory)?;
     memory
         .write_slice(&RESET_STUB, GuestAddress(RESET_VECTOR))
+        .and_then(|()| memory.write_slice(&sys::random(), GuestAddress(guest::GENERATION_ID)))
         .map_err(Error::GuestMemory)?;
     Ok(tables.rsdp)
 }

@@ -185,7 +185,7 @@ fn load(
         command_line: config.cmdline.as_bytes(),
         initrd,
         rsdp: Some(rsdp),
-        reserved: &[],
+        reserved: std::slice::from_ref(&arch::RESERVED),
         protocol: match config.kernel_entry {
             KernelEntry::Auto => None,
             KernelEntry::Linux64 => Some(Protocol::Linux64),

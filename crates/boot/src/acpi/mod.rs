@@ -3,6 +3,7 @@
 //! [`Platform`] describes the machine, [`Platform::tables`] makes the bytes, [`Tables::write`]
 //! places them. Devices of other crates add their own AML to the DSDT.
 
+mod devices;
 mod dsdt;
 mod fixed;
 mod platform;
@@ -11,6 +12,7 @@ use acpi_tables::{mcfg::MCFG, rsdp::Rsdp, xsdt::XSDT};
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend};
 
 pub use acpi_tables::{Aml, aml};
+pub use devices::{GenerationId, Pvpanic};
 pub use platform::{Ecam, Event, IoApic, Platform, PowerRegisters, Serial};
 
 use crate::error::{Error, Result};

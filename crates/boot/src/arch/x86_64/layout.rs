@@ -19,6 +19,8 @@ pub const COMMAND_LINE_SIZE: usize = 0x10000;
 pub const LOW_RAM_END: u64 = 0x9fc00;
 /// Where VGA memory would be.
 pub const VGA: u64 = 0xa0000;
+/// The machine's generation identifier, a page that belongs to no table.
+pub const GENERATION_ID: u64 = 0xdf000;
 /// The ACPI tables, the RSDP first.
 pub const ACPI: u64 = 0xe0000;
 /// Room for the ACPI tables.

@@ -71,7 +71,7 @@ fn memory_that_can_not_be() {
         ("-1G", "number"),
         ("many", "number"),
         ("1G,hugepages=3M", "2M"),
-        ("1G,huge=2M", "hugepages="),
+        ("1G,huge=2M", "`hugepages`"),
         ("900T", "host"),
         ("16M,hugepages=1G", ""),
         ("99999999999999999999G", "large"),

@@ -94,7 +94,7 @@ pub struct DiskConfig {
 }
 
 impl Options for DiskConfig {
-    const HEAD: Option<&'static str> = Some("path");
+    const HEADS: &'static [&'static str] = &["path"];
     const WHAT: &'static str = "disk";
 
     fn check(&self) -> Result<(), String> {

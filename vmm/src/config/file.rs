@@ -36,6 +36,11 @@ impl PartialConfig {
         for disk in &mut self.disk {
             disk.path = dir.join(&disk.path);
         }
+        if let Some(files) = &mut self.cloud_init {
+            files.user_data = dir.join(&files.user_data);
+            files.meta_data = files.meta_data.take().map(join);
+            files.network_config = files.network_config.take().map(join);
+        }
         self.serial = self.serial.map(|serial| serial.map_path(join));
         self
     }

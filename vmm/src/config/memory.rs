@@ -39,7 +39,7 @@ pub struct MemoryConfig {
 }
 
 impl Options for MemoryConfig {
-    const HEAD: Option<&'static str> = Some("size");
+    const HEADS: &'static [&'static str] = &["size"];
     const WHAT: &'static str = "memory";
 }
 

@@ -1,5 +1,6 @@
 //! A machine's configuration: one schema for the command line and for configuration files.
 
+mod cloud_init;
 mod disk;
 mod file;
 mod memory;
@@ -15,6 +16,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use strata_vcpu::CpuModel;
 
+pub use cloud_init::CloudInitConfig;
 pub use disk::{CacheMode, DiskConfig, ImageFormat, OnError};
 pub use memory::{HugePages, MemoryConfig};
 pub use net::{Mac, NetConfig};
@@ -105,6 +107,11 @@ pub struct PartialConfig {
     #[arg(long, value_name = "HOW[,...]")]
     #[serde(default, deserialize_with = "options::deserialize_list")]
     pub net: Vec<NetConfig>,
+    /// What the guest does at its first boot, by cloud-init: a file of user-data, and, where they
+    /// are needed, of meta-data and network-config
+    #[arg(long, value_name = "FILE[,FILE[,FILE]]")]
+    #[serde(default, deserialize_with = "options::deserialize_option")]
+    pub cloud_init: Option<CloudInitConfig>,
     /// The serial port's far end: stdio, null, file=PATH or unix=PATH [default: stdio]
     #[arg(long, value_name = "TARGET")]
     pub serial: Option<SerialTarget>,
@@ -144,6 +151,8 @@ pub struct MachineConfig {
     pub disk: Vec<DiskConfig>,
     /// Network cards, in the order of their slots.
     pub net: Vec<NetConfig>,
+    /// First-boot configuration.
+    pub cloud_init: Option<CloudInitConfig>,
     /// The serial port's far end.
     pub serial: SerialTarget,
     /// Interrupt controller.
@@ -170,6 +179,7 @@ impl PartialConfig {
             // The file's come first: they keep their names in the guest.
             disk: [lower.disk, self.disk].concat(),
             net: [lower.net, self.net].concat(),
+            cloud_init: self.cloud_init.or(lower.cloud_init),
             serial: self.serial.or(lower.serial),
             irqchip: self.irqchip.or(lower.irqchip),
             kernel_mode: self.kernel_mode.or(lower.kernel_mode),
@@ -202,6 +212,7 @@ impl PartialConfig {
             memory: self.memory.unwrap_or_default(),
             disk: self.disk,
             net: self.net,
+            cloud_init: self.cloud_init,
             serial: self.serial.unwrap_or_default(),
             irqchip: self.irqchip.unwrap_or_default(),
             kernel_mode: self.kernel_mode.unwrap_or_default(),

@@ -107,7 +107,7 @@ pub struct NetConfig {
 }
 
 impl Options for NetConfig {
-    const HEAD: Option<&'static str> = None;
+    const HEADS: &'static [&'static str] = &[];
     const WHAT: &'static str = "net";
 
     fn check(&self) -> Result<(), String> {

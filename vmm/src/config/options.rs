@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 
 /// What can be said as `key=value,key=value` and as a table.
 pub(super) trait Options: DeserializeOwned {
-    /// The key of a first part that has none, as the size in `1G,hugepages=2M`.
-    const HEAD: Option<&'static str>;
+    /// The keys of first parts that have none, as the size in `1G,hugepages=2M`.
+    const HEADS: &'static [&'static str];
 
     /// What it is, for messages.
     const WHAT: &'static str;
@@ -24,19 +24,23 @@ pub(super) trait Options: DeserializeOwned {
 
 /// Reads the command line's text. A comma within a value is doubled, as QEMU's users know it.
 pub(super) fn parse<T: Options>(text: &str) -> Result<T, String> {
-    let table = table(text, T::HEAD).map_err(|reason| format!("{}: {reason}", T::WHAT))?;
+    let table = table(text, T::HEADS).map_err(|reason| format!("{}: {reason}", T::WHAT))?;
     T::deserialize(Value::Object(table))
         .map_err(|error| error.to_string())
         .and_then(checked)
         .map_err(|reason| format!("{}: {reason}", T::WHAT))
 }
 
-fn table(text: &str, head: Option<&'static str>) -> Result<Map<String, Value>, String> {
+fn table(text: &str, heads: &[&'static str]) -> Result<Map<String, Value>, String> {
     let mut table = Map::new();
-    for (index, part) in split(text).iter().enumerate() {
-        let (key, value) = match (part.split_once('='), head) {
-            (Some(pair), _) => pair,
-            (None, Some(head)) if index == 0 => (head, part.as_str()),
+    let mut heads = heads.iter();
+    for part in split(text) {
+        let (key, value) = match (part.split_once('='), heads.next()) {
+            (Some(pair), _) => {
+                heads = [].iter();
+                pair
+            }
+            (None, Some(head)) => (*head, part.as_str()),
             (None, _) if part.is_empty() => {
                 return Err(format!("an option in \"{text}\" is empty"));
             }
@@ -239,7 +243,7 @@ mod tests {
     }
 
     impl Options for Thing {
-        const HEAD: Option<&'static str> = Some("name");
+        const HEADS: &'static [&'static str] = &["name"];
         const WHAT: &'static str = "thing";
     }
 

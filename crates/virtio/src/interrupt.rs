@@ -1,0 +1,144 @@
+//! How a device tells its driver: queue interrupts, configuration changes, and that it is broken.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering};
+
+use strata_pci::MsiSink;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::error::Error;
+
+/// No vector (virtio 1.2, 4.1.4.3: VIRTIO_MSI_NO_VECTOR).
+pub(crate) const NO_VECTOR: u16 = 0xffff;
+
+/// Bits of the ISR status (virtio 1.2, 4.1.4.5).
+pub(crate) const ISR_QUEUE: u8 = 1;
+pub(crate) const ISR_CONFIG: u8 = 2;
+
+/// What the device's side and the registers' side of a device share. Every field is on its own:
+/// nothing is published through one of them.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    sink: Arc<dyn MsiSink>,
+    pub(crate) msix_enabled: AtomicBool,
+    pub(crate) config_vector: AtomicU16,
+    pub(crate) queue_vectors: Box<[AtomicU16]>,
+    pub(crate) isr: AtomicU8,
+    /// Counts configuration changes; the register has its low byte.
+    pub(crate) generation: AtomicU32,
+    /// Whether the device is broken until its reset.
+    pub(crate) needs_reset: AtomicBool,
+    /// Whether the driver has said DRIVER_OK: before, it gets no interrupt (virtio 1.2, 3.1.1).
+    pub(crate) driver_ok: AtomicBool,
+}
+
+impl Signals {
+    pub(crate) fn new(sink: Arc<dyn MsiSink>, queues: usize) -> Self {
+        Self {
+            sink,
+            msix_enabled: AtomicBool::new(false),
+            config_vector: AtomicU16::new(NO_VECTOR),
+            queue_vectors: (0..queues).map(|_| AtomicU16::new(NO_VECTOR)).collect(),
+            isr: AtomicU8::new(0),
+            generation: AtomicU32::new(0),
+            needs_reset: AtomicBool::new(false),
+            driver_ok: AtomicBool::new(false),
+        }
+    }
+
+    /// What a reset of the device does to them.
+    pub(crate) fn reset(&self) {
+        for vector in self.queue_vectors.iter().chain([&self.config_vector]) {
+            vector.store(NO_VECTOR, Ordering::Relaxed);
+        }
+        self.isr.store(0, Ordering::Relaxed);
+        self.needs_reset.store(false, Ordering::Relaxed);
+        self.driver_ok.store(false, Ordering::Relaxed);
+    }
+
+    fn trigger(&self, vector: &AtomicU16, isr: u8) -> Result<(), Error> {
+        if self.msix_enabled.load(Ordering::Relaxed) {
+            return match self.sink.event_fd(vector.load(Ordering::Relaxed)) {
+                Some(event) => event.write(1).map_err(|source| Error::Io {
+                    action: "trigger an interrupt",
+                    source,
+                }),
+                None => Ok(()),
+            };
+        }
+        // Without MSI-X the driver polls (virtio 1.2, 4.1.5.3): there is no INTx.
+        self.isr.fetch_or(isr, Ordering::Release);
+        Ok(())
+    }
+
+    /// Breaks the device (virtio 1.2, 2.1.2). Returns whether it was whole.
+    pub(crate) fn break_device(&self) -> bool {
+        let was_whole = !self.needs_reset.swap(true, Ordering::SeqCst);
+        if was_whole {
+            self.config_interrupt();
+        }
+        was_whole
+    }
+
+    fn config_interrupt(&self) {
+        if !self.driver_ok.load(Ordering::SeqCst) {
+            return;
+        }
+        // The bit is set with MSI-X, too (virtio 1.2, 4.1.5.4.1).
+        self.isr.fetch_or(ISR_CONFIG, Ordering::Release);
+        if let Err(error) = self.trigger(&self.config_vector, ISR_CONFIG) {
+            log::warn!("a change of a device's configuration is not told: {error}");
+        }
+    }
+}
+
+/// The interrupt of one queue.
+///
+/// Triggering is one eventfd write: no lock, no allocation.
+#[derive(Clone, Debug)]
+pub struct QueueInterrupt {
+    signals: Arc<Signals>,
+    queue: u16,
+}
+
+impl QueueInterrupt {
+    pub(crate) fn new(signals: Arc<Signals>, queue: u16) -> Self {
+        Self { signals, queue }
+    }
+
+    /// Interrupts the driver, whether it wants it or not; see
+    /// [`Queue::notify`](crate::Queue::notify).
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn trigger(&self) -> Result<(), Error> {
+        self.signals.trigger(self.vector(), ISR_QUEUE)
+    }
+
+    /// The eventfd that interrupts the driver, for vhost. `None` while the driver has given the
+    /// queue no vector.
+    pub fn event_fd(&self) -> Option<&EventFd> {
+        let vector = self.vector().load(Ordering::Relaxed);
+        self.signals.sink.event_fd(vector)
+    }
+
+    fn vector(&self) -> &AtomicU16 {
+        &self.signals.queue_vectors[usize::from(self.queue)]
+    }
+}
+
+/// Tells the driver that the device's configuration has changed.
+#[derive(Clone, Debug)]
+pub struct ConfigInterrupt(Arc<Signals>);
+
+impl ConfigInterrupt {
+    pub(crate) fn new(signals: Arc<Signals>) -> Self {
+        Self(signals)
+    }
+
+    /// Says that configuration space reads differently from now on. Call it after the change.
+    pub fn changed(&self) {
+        self.0.generation.fetch_add(1, Ordering::Release);
+        self.0.config_interrupt();
+    }
+}

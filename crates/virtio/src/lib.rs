@@ -1,0 +1,23 @@
+//! Virtio devices for virtual machine monitors.
+
+#![deny(unsafe_code)]
+
+mod chain;
+mod device;
+mod error;
+pub mod features;
+mod interrupt;
+mod queue;
+mod segments;
+mod sys;
+mod worker;
+
+pub use chain::Chain;
+pub use device::{Activation, Assignment, Device, DeviceType};
+pub use error::{DeviceError, Error, QueueError};
+pub use event_manager::EventSet;
+pub use interrupt::{ConfigInterrupt, QueueInterrupt};
+pub use queue::{Queue, QueueState};
+pub use segments::Segments;
+pub use sys::IoVec;
+pub use worker::{Context, Worker};

@@ -1,0 +1,325 @@
+//! A virtqueue as its device uses it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use strata_memory::GuestMemory;
+use virtio_queue::{Queue as SplitQueue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::chain::{Chain, Table};
+use crate::error::{Error, QueueError};
+use crate::interrupt::QueueInterrupt;
+
+/// VIRTQ_AVAIL_F_NO_INTERRUPT (virtio 1.2, 2.7.6).
+const NO_INTERRUPT: u16 = 1;
+
+/// Where a queue is and how far its device has come: plain data, not to be trusted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct QueueState {
+    /// Entries.
+    pub size: u16,
+    /// Whether the driver has enabled it.
+    pub enabled: bool,
+    /// Guest-physical address of the descriptor table.
+    pub desc_table: u64,
+    /// Guest-physical address of the available ring.
+    pub avail_ring: u64,
+    /// Guest-physical address of the used ring.
+    pub used_ring: u64,
+    /// Index of the next chain to take from the available ring.
+    pub next_avail: u16,
+    /// Index of the next entry of the used ring.
+    pub next_used: u16,
+}
+
+/// An enabled virtqueue, for one worker.
+///
+/// No operation takes a lock; [`pop`](Self::pop) and [`push`](Self::push) make no system call.
+#[derive(Debug)]
+pub struct Queue {
+    index: u16,
+    ring: SplitQueue,
+    memory: GuestMemory,
+    /// Whether a descriptor may refer to a table.
+    indirect: Result<(), QueueError>,
+    kick: Arc<EventFd>,
+    interrupt: QueueInterrupt,
+}
+
+/// What of the negotiated features concerns a queue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RingFeatures {
+    pub(crate) event_idx: bool,
+    pub(crate) indirect: bool,
+}
+
+impl Queue {
+    /// The queue that a driver has set up, checked.
+    pub(crate) fn new(
+        index: u16,
+        max_size: u16,
+        state: &QueueState,
+        features: RingFeatures,
+        memory: GuestMemory,
+        kick: Arc<EventFd>,
+        interrupt: QueueInterrupt,
+    ) -> Result<Self, Error> {
+        let ring = split_queue(max_size, state, features.event_idx, &memory).map_err(|source| {
+            Error::Queue {
+                queue: index,
+                source,
+            }
+        })?;
+        let indirect = if features.indirect {
+            Ok(())
+        } else {
+            Err(QueueError::IndirectNotNegotiated)
+        };
+        Ok(Self {
+            index,
+            ring,
+            memory,
+            indirect,
+            kick,
+            interrupt,
+        })
+    }
+
+    /// The queue's index in its device.
+    pub fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// Entries: a power of two, as the driver chose it.
+    pub fn size(&self) -> u16 {
+        self.ring.size()
+    }
+
+    /// The memory that the queue and its buffers are in.
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// The eventfd that the driver's notification signals.
+    ///
+    /// The worker's loop watches it already. It is here for those who serve the queue without this
+    /// crate: vhost.
+    pub fn kick_fd(&self) -> &EventFd {
+        &self.kick
+    }
+
+    /// The queue's interrupt.
+    pub fn interrupt(&self) -> &QueueInterrupt {
+        &self.interrupt
+    }
+
+    /// Where the queue is, and how far it has been served.
+    pub fn state(&self) -> QueueState {
+        let state = self.ring.state();
+        QueueState {
+            size: state.size,
+            enabled: state.ready,
+            desc_table: state.desc_table,
+            avail_ring: state.avail_ring,
+            used_ring: state.used_ring,
+            next_avail: state.next_avail,
+            next_used: state.next_used,
+        }
+    }
+
+    /// Continues where somebody else (vhost) has stopped serving the queue.
+    pub fn set_progress(&mut self, next_avail: u16, next_used: u16) {
+        self.ring.set_next_avail(next_avail);
+        self.ring.set_next_used(next_used);
+    }
+
+    /// Takes the next available chain into `chain`, or says that there is none.
+    ///
+    /// # Errors
+    /// [`Error::Queue`] for a chain that no driver may build, or a ring that can not be. The device
+    /// is broken then: give the error to the worker's loop.
+    pub fn pop(&mut self, chain: &mut Chain) -> Result<bool, Error> {
+        let Some(head) = self.pop_head()? else {
+            return Ok(false);
+        };
+        let table = Table {
+            addr: GuestAddress(self.ring.desc_table()),
+            size: self.ring.size().into(),
+            indirect: self.indirect,
+        };
+        chain
+            .fill(&self.memory, table, head)
+            .map_err(|source| self.error(source))?;
+        Ok(true)
+    }
+
+    /// Puts the chain that was popped last back, to be popped again: for a packet that needs more
+    /// chains than there are.
+    pub fn unpop(&mut self) {
+        self.ring.go_to_previous_position();
+    }
+
+    /// Gives the chain with this head back to the driver, with `written` bytes of its writable part
+    /// filled from the front.
+    ///
+    /// # Errors
+    /// [`Error::Queue`] if there can be no such chain.
+    pub fn push(&mut self, head: u16, written: u32) -> Result<(), Error> {
+        let size = self.ring.size().into();
+        self.ring
+            .add_used(&self.memory, head, written)
+            .map_err(|_| self.error(QueueError::NotInTable { index: head, size }))
+    }
+
+    /// Interrupts the driver, if it wants to know of what was pushed since the last call (virtio
+    /// 1.2, 2.7.7). Costs one eventfd write if so.
+    ///
+    /// # Errors
+    /// [`Error::Queue`], and [`Error::Io`] if the eventfd can not be written.
+    pub fn notify(&mut self) -> Result<(), Error> {
+        if self.wants_interrupt()? {
+            self.interrupt.trigger()?;
+        }
+        Ok(())
+    }
+
+    /// Tells the driver not to kick. Only a hint, and without a cost to either side.
+    ///
+    /// # Errors
+    /// [`Error::Queue`].
+    pub fn disable_kicks(&mut self) -> Result<(), Error> {
+        self.ring
+            .disable_notification(&self.memory)
+            .map_err(|_| self.used_ring_error())
+    }
+
+    /// Tells the driver to kick again, and says whether chains became available before it could
+    /// know: then [`pop`](Self::pop) again.
+    ///
+    /// # Errors
+    /// [`Error::Queue`].
+    pub fn enable_kicks(&mut self) -> Result<bool, Error> {
+        self.ring
+            .enable_notification(&self.memory)
+            .map_err(|_| self.used_ring_error())
+    }
+
+    /// Kicks the queue as the driver would: its worker is called again, after other events had
+    /// their turn. For a worker that stops before the queue is empty.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn kick(&self) -> Result<(), Error> {
+        self.kick.write(1).map_err(|source| Error::Io {
+            action: "kick a queue",
+            source,
+        })
+    }
+
+    /// An error of this queue.
+    pub fn error(&self, source: QueueError) -> Error {
+        Error::Queue {
+            queue: self.index,
+            source,
+        }
+    }
+
+    fn pop_head(&mut self) -> Result<Option<u16>, Error> {
+        let (index, size, next) = (self.index, self.ring.size(), self.ring.next_avail());
+        let avail_ring = self.ring.avail_ring();
+        let refused = |error| {
+            let source = match error {
+                virtio_queue::Error::InvalidAvailRingIndex => QueueError::TooManyAvailable {
+                    available: next,
+                    size,
+                },
+                _ => QueueError::Ring {
+                    addr: avail_ring,
+                    why: "it can not be read",
+                },
+            };
+            Error::Queue {
+                queue: index,
+                source,
+            }
+        };
+        let mut available = self.ring.iter(&self.memory).map_err(refused)?;
+        Ok(available.next().map(|chain| chain.head_index()))
+    }
+
+    fn wants_interrupt(&mut self) -> Result<bool, Error> {
+        let wants = self
+            .ring
+            .needs_notification(&self.memory)
+            .map_err(|_| self.used_ring_error())?;
+        if self.ring.event_idx_enabled() {
+            return Ok(wants);
+        }
+        // `needs_notification` has passed the fence that this read needs, and knows no flags.
+        let flags: u16 = self
+            .memory
+            .load(GuestAddress(self.ring.avail_ring()), Ordering::Relaxed)
+            .map_err(|_| self.used_ring_error())?;
+        Ok(u16::from_le(flags) & NO_INTERRUPT == 0)
+    }
+
+    /// Not seen with a ring that was checked when it was enabled.
+    fn used_ring_error(&self) -> Error {
+        self.error(QueueError::Ring {
+            addr: self.ring.used_ring(),
+            why: "it is not in guest memory",
+        })
+    }
+}
+
+/// Checks what the driver says (virtio 1.2, 2.7: alignment and size), so that nothing of the rings
+/// is outside of guest memory.
+fn split_queue(
+    max_size: u16,
+    state: &QueueState,
+    event_idx: bool,
+    memory: &GuestMemory,
+) -> Result<SplitQueue, QueueError> {
+    let ring = |addr, why| QueueError::Ring { addr, why };
+    let mut queue = SplitQueue::try_from(virtio_queue::QueueState {
+        max_size,
+        next_avail: state.next_avail,
+        next_used: state.next_used,
+        event_idx_enabled: event_idx,
+        size: state.size,
+        ready: true,
+        desc_table: 0,
+        avail_ring: 0,
+        used_ring: 0,
+    })
+    .map_err(|_| {
+        ring(
+            state.desc_table,
+            "its size is not a power of two that is offered",
+        )
+    })?;
+    let size = usize::from(state.size);
+    // Bytes: descriptors of 16; flags, index, 2 for each entry and an event; the same with 8.
+    for (addr, bytes) in [
+        (state.desc_table, size * 16),
+        (state.avail_ring, size * 2 + 6),
+        (state.used_ring, size * 8 + 6),
+    ] {
+        if addr == 0 || !GuestMemoryBackend::check_range(memory, GuestAddress(addr), bytes) {
+            return Err(ring(addr, "it is not in guest memory"));
+        }
+    }
+    queue
+        .try_set_desc_table_address(GuestAddress(state.desc_table))
+        .map_err(|_| ring(state.desc_table, "it is not aligned to 16"))?;
+    queue
+        .try_set_avail_ring_address(GuestAddress(state.avail_ring))
+        .map_err(|_| ring(state.avail_ring, "it is not aligned to 2"))?;
+    queue
+        .try_set_used_ring_address(GuestAddress(state.used_ring))
+        .map_err(|_| ring(state.used_ring, "it is not aligned to 4"))?;
+    Ok(queue)
+}

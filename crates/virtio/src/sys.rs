@@ -1,0 +1,58 @@
+//! The one place with unsafe code: buffers as the host's system calls take them.
+#![allow(unsafe_code)]
+
+/// Some bytes of guest memory as they lie in this process: one element of what readv(2), writev(2)
+/// and io_uring take.
+///
+/// Holding one is harmless. Whoever gives it to the kernel answers for the guest memory staying
+/// mapped until the kernel is done, and for [`Segments::mark_dirty`](crate::Segments::mark_dirty)
+/// where the kernel wrote.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+pub struct IoVec(libc::iovec);
+
+// SAFETY: The pointer is only a value here, nothing in this crate follows it; and guest memory is
+// mapped in the process, not in a thread.
+unsafe impl Send for IoVec {}
+
+// SAFETY: As above; a shared reference only gives the values away.
+unsafe impl Sync for IoVec {}
+
+impl IoVec {
+    pub(crate) fn new(base: *mut u8, len: usize) -> Self {
+        Self(libc::iovec {
+            iov_base: base.cast(),
+            iov_len: len,
+        })
+    }
+
+    /// The address of the first byte.
+    pub fn base(&self) -> *mut u8 {
+        self.0.iov_base.cast()
+    }
+
+    /// Bytes.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.0.iov_len
+    }
+
+    /// Drops the first `count` bytes, at most [`len`](Self::len).
+    pub(crate) fn advance(&mut self, count: usize) {
+        let count = count.min(self.0.iov_len);
+        self.0.iov_base = self.0.iov_base.wrapping_byte_add(count);
+        self.0.iov_len -= count;
+    }
+
+    /// Keeps the first `len` bytes.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.0.iov_len = self.0.iov_len.min(len);
+    }
+
+    /// The same elements for `libc` and `io_uring`.
+    pub fn as_raw(vectors: &[Self]) -> &[libc::iovec] {
+        // SAFETY: `IoVec` is a transparent wrapper of `iovec`, so the layout is that of a slice of
+        // those; the lifetime is that of the argument.
+        unsafe { std::slice::from_raw_parts(vectors.as_ptr().cast(), vectors.len()) }
+    }
+}

@@ -1,0 +1,414 @@
+//! Who serves queues: the worker, its thread, and the loop in it.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::thread::{self, JoinHandle};
+
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::device::Assignment;
+use crate::error::Error;
+use crate::interrupt::Signals;
+use crate::queue::{Queue, QueueState};
+
+/// Serves some queues of a device, in a thread that calls nothing else.
+///
+/// An error that any of these returns breaks the device: the driver sees NEEDS_RESET, the worker is
+/// drained and no longer called, and the machine goes on.
+///
+/// No call should last: the worker can not be paused or reset meanwhile. A guest can add requests as
+/// fast as they are served, so [`kicked`](Self::kicked) serves a bounded number of them and then
+/// [kicks itself](Queue::kick).
+pub trait Worker: Send {
+    /// Called first, in the worker's thread: the place to [watch](Context::watch) files.
+    ///
+    /// # Errors
+    /// See the trait.
+    fn start(&mut self, context: &mut Context<'_>) -> Result<(), Error> {
+        let _ = context;
+        Ok(())
+    }
+
+    /// Something may be available in `context.queues[queue]`: the driver has kicked it, or it is
+    /// kicked to be sure (at the start and after a pause).
+    ///
+    /// # Errors
+    /// See the trait.
+    fn kicked(&mut self, queue: usize, context: &mut Context<'_>) -> Result<(), Error>;
+
+    /// A file that was watched with `token` is ready.
+    ///
+    /// # Errors
+    /// See the trait.
+    fn ready(
+        &mut self,
+        token: u32,
+        events: EventSet,
+        context: &mut Context<'_>,
+    ) -> Result<(), Error> {
+        let _ = (token, events, context);
+        Ok(())
+    }
+
+    /// Finishes what is in flight and takes up nothing new: when this returns, nobody reads or
+    /// writes guest memory for the worker any more, and whatever was popped is pushed (or put back,
+    /// by [`Queue::unpop`]). It is followed by nothing, by [`resume`](Self::resume), or by `drop`,
+    /// and may be called twice.
+    ///
+    /// # Errors
+    /// See the trait.
+    fn drain(&mut self, context: &mut Context<'_>) -> Result<(), Error> {
+        let _ = context;
+        Ok(())
+    }
+
+    /// Goes on after a [`drain`](Self::drain). Every queue is kicked next.
+    ///
+    /// # Errors
+    /// See the trait.
+    fn resume(&mut self, context: &mut Context<'_>) -> Result<(), Error> {
+        let _ = context;
+        Ok(())
+    }
+}
+
+/// What a worker works with.
+pub struct Context<'a> {
+    /// Its queues, in the order of its [`Assignment`].
+    pub queues: &'a mut [Queue],
+    watcher: &'a mut dyn Watcher,
+}
+
+impl Context<'_> {
+    /// Calls [`Worker::ready`] with `token` whenever `file` has one of `events`. `token` is below
+    /// 2³¹.
+    ///
+    /// # Errors
+    /// [`Error::Events`] if the file can not be watched, or is watched already.
+    pub fn watch(
+        &mut self,
+        file: &impl AsRawFd,
+        events: EventSet,
+        token: u32,
+    ) -> Result<(), Error> {
+        self.watcher.add(Events::with_data(file, token, events))
+    }
+
+    /// Changes what `file` is watched for; the empty set suspends it.
+    ///
+    /// # Errors
+    /// [`Error::Events`] if the file is not watched.
+    pub fn rewatch(
+        &mut self,
+        file: &impl AsRawFd,
+        events: EventSet,
+        token: u32,
+    ) -> Result<(), Error> {
+        self.watcher.modify(Events::with_data(file, token, events))
+    }
+
+    /// No longer watches `file`. To be called before it is closed.
+    ///
+    /// # Errors
+    /// [`Error::Events`] if the file is not watched.
+    pub fn unwatch(&mut self, file: &impl AsRawFd) -> Result<(), Error> {
+        self.watcher.remove(Events::empty(file))
+    }
+}
+
+/// `EventOps`, whose lifetime is nobody's business.
+trait Watcher {
+    fn add(&mut self, events: Events) -> Result<(), Error>;
+    fn modify(&mut self, events: Events) -> Result<(), Error>;
+    fn remove(&mut self, events: Events) -> Result<(), Error>;
+}
+
+fn failed(action: &'static str) -> impl Fn(event_manager::Error) -> Error {
+    move |source| Error::Events { action, source }
+}
+
+impl Watcher for EventOps<'_> {
+    fn add(&mut self, events: Events) -> Result<(), Error> {
+        EventOps::add(self, events).map_err(failed("watch a file"))
+    }
+
+    fn modify(&mut self, events: Events) -> Result<(), Error> {
+        EventOps::modify(self, events).map_err(failed("watch a file otherwise"))
+    }
+
+    fn remove(&mut self, events: Events) -> Result<(), Error> {
+        EventOps::remove(self, events).map_err(failed("no longer watch a file"))
+    }
+}
+
+/// Tokens of the loop's own files have this bit: a queue's position is the rest of it.
+const OWN: u32 = 1 << 31;
+/// The token of the command's eventfd.
+const COMMAND: u32 = u32::MAX;
+
+enum Command {
+    /// Drain, answer with the queues' states, and wait.
+    Pause(Sender<Vec<(u16, QueueState)>>),
+    /// Go on.
+    Resume,
+    /// Drain and end.
+    Stop,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    /// After an error: drained, and no longer called.
+    Broken,
+    Stopped,
+}
+
+/// A worker in its loop.
+struct Looped {
+    worker: Box<dyn Worker>,
+    queues: Vec<Queue>,
+    name: String,
+    commands: Receiver<Command>,
+    wake: Arc<EventFd>,
+    signals: Arc<Signals>,
+    phase: Phase,
+}
+
+impl Looped {
+    fn call(
+        &mut self,
+        ops: &mut EventOps<'_>,
+        call: impl FnOnce(&mut dyn Worker, &mut Context<'_>) -> Result<(), Error>,
+    ) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        let mut context = Context {
+            queues: &mut self.queues,
+            watcher: ops,
+        };
+        if let Err(error) = call(&mut *self.worker, &mut context) {
+            self.fail(&error, ops);
+        }
+    }
+
+    /// Breaks the device and parks: whatever is watched is no longer looked at.
+    fn fail(&mut self, error: &Error, ops: &mut EventOps<'_>) {
+        self.phase = Phase::Broken;
+        self.break_device(error);
+        self.drain(ops);
+        self.park(ops);
+    }
+
+    fn break_device(&self, error: &Error) {
+        if self.signals.break_device() {
+            log::warn!("{} needs a reset: {}", self.name, Chained(error));
+        }
+    }
+
+    /// Drains the worker, in whatever phase it is.
+    fn drain(&mut self, ops: &mut EventOps<'_>) {
+        let mut context = Context {
+            queues: &mut self.queues,
+            watcher: ops,
+        };
+        if let Err(error) = self.worker.drain(&mut context) {
+            self.phase = Phase::Broken;
+            self.break_device(&error);
+        }
+    }
+
+    fn kick_all(&mut self, ops: &mut EventOps<'_>) {
+        for queue in 0..self.queues.len() {
+            self.call(ops, |worker, context| worker.kicked(queue, context));
+        }
+    }
+
+    fn watch_own(&self, ops: &mut EventOps<'_>) -> Result<(), Error> {
+        Watcher::add(ops, Events::with_data(&*self.wake, COMMAND, EventSet::IN))?;
+        // Edge triggered, so that nobody has to read it: one system call less for a kick.
+        let set = EventSet::IN | EventSet::EDGE_TRIGGERED;
+        for (queue, position) in self.queues.iter().zip(0..) {
+            Watcher::add(ops, Events::with_data(queue.kick_fd(), OWN | position, set))?;
+        }
+        Ok(())
+    }
+
+    fn commanded(&mut self, ops: &mut EventOps<'_>) {
+        let _ = self.wake.read();
+        match self.commands.try_recv() {
+            Ok(Command::Pause(answer)) => {
+                self.drain(ops);
+                self.answer(&answer);
+                self.park(ops);
+            }
+            Ok(Command::Stop) | Err(TryRecvError::Disconnected) => self.stop(ops),
+            Ok(Command::Resume) | Err(TryRecvError::Empty) => {}
+        }
+    }
+
+    fn answer(&self, answer: &Sender<Vec<(u16, QueueState)>>) {
+        let states = self.queues.iter().map(|q| (q.index(), q.state()));
+        // Whoever asked may have given up.
+        let _ = answer.send(states.collect());
+    }
+
+    fn stop(&mut self, ops: &mut EventOps<'_>) {
+        self.drain(ops);
+        self.phase = Phase::Stopped;
+    }
+
+    /// Waits, drained, until the worker may go on or has to end.
+    fn park(&mut self, ops: &mut EventOps<'_>) {
+        loop {
+            match self.commands.recv() {
+                Ok(Command::Pause(answer)) => self.answer(&answer),
+                Ok(Command::Resume) if self.phase == Phase::Running => {
+                    self.call(ops, |worker, context| worker.resume(context));
+                    return self.kick_all(ops);
+                }
+                // A broken one stays.
+                Ok(Command::Resume) => {}
+                Ok(Command::Stop) | Err(_) => return self.stop(ops),
+            }
+        }
+    }
+}
+
+impl MutEventSubscriber for Looped {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        if let Err(error) = self.watch_own(ops) {
+            self.fail(&error, ops);
+        }
+        self.call(ops, |worker, context| worker.start(context));
+        self.kick_all(ops);
+    }
+
+    fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
+        match events.data() {
+            COMMAND => self.commanded(ops),
+            token if token & OWN != 0 => {
+                let queue = (token & !OWN) as usize;
+                self.call(ops, |worker, context| worker.kicked(queue, context));
+            }
+            token => self.call(ops, |worker, context| {
+                worker.ready(token, events.event_set(), context)
+            }),
+        }
+    }
+}
+
+/// An error and its sources in one line.
+struct Chained<'a>(&'a Error);
+
+impl std::fmt::Display for Chained<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = std::error::Error::source(self.0);
+        while let Some(error) = source {
+            write!(f, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
+    }
+}
+
+/// A worker's thread, from the transport's side.
+#[derive(Debug)]
+pub(crate) struct Thread {
+    commands: Sender<Command>,
+    wake: Arc<EventFd>,
+    handle: JoinHandle<()>,
+}
+
+impl Thread {
+    pub(crate) fn spawn(
+        name: String,
+        assignment: Assignment,
+        signals: Arc<Signals>,
+    ) -> Result<Self, Error> {
+        let io = |action| move |source: io::Error| Error::Io { action, source };
+        let (commands, receiver) = channel();
+        let wake = EventFd::new(EFD_NONBLOCK).map_err(io("make an eventfd"))?;
+        let wake = Arc::new(wake);
+        let mut manager = EventManager::new().map_err(failed("make an event loop"))?;
+        let looped = Looped {
+            worker: assignment.worker,
+            queues: assignment.queues,
+            name: name.clone(),
+            commands: receiver,
+            wake: Arc::clone(&wake),
+            signals,
+            phase: Phase::Running,
+        };
+        let handle = thread::Builder::new()
+            .name(name)
+            .spawn(move || run(&mut manager, looped))
+            .map_err(io("start a thread"))?;
+        Ok(Self {
+            commands,
+            wake,
+            handle,
+        })
+    }
+
+    /// Drains the worker and parks it. Its queues' states come by the receiver.
+    pub(crate) fn pause(&self) -> Result<Receiver<Vec<(u16, QueueState)>>, Error> {
+        let (sender, receiver) = channel();
+        self.send(Command::Pause(sender))?;
+        Ok(receiver)
+    }
+
+    /// Lets a parked worker go on.
+    pub(crate) fn resume(&self) -> Result<(), Error> {
+        self.send(Command::Resume)
+    }
+
+    /// Has the worker drained and dropped, at once or later.
+    pub(crate) fn stop(&self) {
+        // A thread that has ended needs no stop.
+        let _ = self.send(Command::Stop);
+    }
+
+    /// Whether the worker is gone.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.handle.is_finished()
+    }
+
+    /// Waits until the worker is gone.
+    pub(crate) fn join(self) {
+        let Self { handle, .. } = self;
+        if handle.join().is_err() {
+            log::error!("a worker of a device panicked");
+        }
+    }
+
+    fn send(&self, command: Command) -> Result<(), Error> {
+        self.commands.send(command).map_err(|_| Error::WorkerGone)?;
+        self.wake.write(1).map_err(|source| Error::Io {
+            action: "wake a worker",
+            source,
+        })
+    }
+}
+
+fn run(manager: &mut EventManager<Looped>, looped: Looped) {
+    let name = looped.name.clone();
+    let id = manager.add_subscriber(looped);
+    loop {
+        match manager.subscriber_mut(id) {
+            Ok(looped) if looped.phase != Phase::Stopped => {}
+            _ => return,
+        }
+        if let Err(error) = manager.run() {
+            log::error!("the event loop of {name} failed: {error}");
+            if let Ok(looped) = manager.subscriber_mut(id) {
+                looped.signals.break_device();
+            }
+            return;
+        }
+    }
+}

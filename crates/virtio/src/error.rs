@@ -147,7 +147,7 @@ pub enum Error {
     WorkerGone,
     /// The PCI side of the transport.
     #[error(transparent)]
-    Msi(#[from] strata_pci::MsiError),
+    Pci(#[from] strata_pci::Error),
 }
 
 impl From<DeviceError> for Error {

@@ -11,3 +11,7 @@ pub const ACCESS_PLATFORM: u64 = 1 << 33;
 
 /// What the transport offers for every device.
 pub const TRANSPORT: u64 = VERSION_1 | RING_EVENT_IDX | RING_INDIRECT_DESC;
+
+/// What a device may not offer by itself: bits 24 to 49 (virtio 1.2, 2.2) but those that the device
+/// types use there.
+pub(crate) const RESERVED: u64 = ((1 << 42) - 1) & !((1 << 28) - 1);

@@ -20,7 +20,7 @@ pub(crate) const ISR_CONFIG: u8 = 2;
 #[derive(Debug)]
 pub(crate) struct Signals {
     sink: Arc<dyn MsiSink>,
-    pub(crate) msix_enabled: AtomicBool,
+    msix_enabled: AtomicBool,
     pub(crate) config_vector: AtomicU16,
     pub(crate) queue_vectors: Box<[AtomicU16]>,
     pub(crate) isr: AtomicU8,
@@ -54,6 +54,15 @@ impl Signals {
         self.isr.store(0, Ordering::Relaxed);
         self.needs_reset.store(false, Ordering::Relaxed);
         self.driver_ok.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_msix(&self, enabled: bool) {
+        self.msix_enabled.store(enabled, Ordering::Relaxed);
+    }
+
+    /// Reads the ISR status, which clears it.
+    pub(crate) fn take_isr(&self) -> u8 {
+        self.isr.swap(0, Ordering::Acquire)
     }
 
     fn trigger(&self, vector: &AtomicU16, isr: u8) -> Result<(), Error> {

@@ -10,6 +10,9 @@ mod interrupt;
 mod queue;
 mod segments;
 mod sys;
+#[cfg(feature = "test-utils")]
+pub mod test_utils;
+mod transport;
 mod worker;
 
 pub use chain::Chain;
@@ -20,4 +23,5 @@ pub use interrupt::{ConfigInterrupt, QueueInterrupt};
 pub use queue::{Queue, QueueState};
 pub use segments::Segments;
 pub use sys::IoVec;
+pub use transport::{EventBinder, TransportQueueState, TransportState, VirtioPci};
 pub use worker::{Context, Worker};

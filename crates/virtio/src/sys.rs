@@ -56,3 +56,17 @@ impl IoVec {
         unsafe { std::slice::from_raw_parts(vectors.as_ptr().cast(), vectors.len()) }
     }
 }
+
+/// Waits until `fd` can be read, or `time` is over.
+#[cfg(feature = "test-utils")]
+pub(crate) fn poll_readable(fd: std::os::fd::RawFd, time: std::time::Duration) -> bool {
+    let mut poll = libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let time = libc::c_int::try_from(time.as_millis()).unwrap_or(libc::c_int::MAX);
+    // SAFETY: `poll` is one valid element and lives for the call.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, time) };
+    ready > 0
+}

@@ -149,6 +149,15 @@ const OWN: u32 = 1 << 31;
 /// The token of the command's eventfd.
 const COMMAND: u32 = u32::MAX;
 
+/// What a worker does when its thread has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// Serves its queues.
+    Running,
+    /// Waits for the resume of its machine.
+    Parked,
+}
+
 enum Command {
     /// Drain, answer with the queues' states, and wait.
     Pause(Sender<Vec<(u16, QueueState)>>),
@@ -174,6 +183,7 @@ struct Looped {
     commands: Receiver<Command>,
     wake: Arc<EventFd>,
     signals: Arc<Signals>,
+    start: Start,
     phase: Phase,
 }
 
@@ -284,7 +294,11 @@ impl MutEventSubscriber for Looped {
             self.fail(&error, ops);
         }
         self.call(ops, |worker, context| worker.start(context));
-        self.kick_all(ops);
+        match self.start {
+            Start::Running => self.kick_all(ops),
+            Start::Parked if self.phase == Phase::Running => self.park(ops),
+            Start::Parked => {}
+        }
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
@@ -329,6 +343,7 @@ impl Thread {
         name: String,
         assignment: Assignment,
         signals: Arc<Signals>,
+        start: Start,
     ) -> Result<Self, Error> {
         let io = |action| move |source: io::Error| Error::Io { action, source };
         let (commands, receiver) = channel();
@@ -342,6 +357,7 @@ impl Thread {
             commands: receiver,
             wake: Arc::clone(&wake),
             signals,
+            start,
             phase: Phase::Running,
         };
         let handle = thread::Builder::new()

@@ -55,6 +55,12 @@ pub enum Error {
     /// A device.
     #[error(transparent)]
     Device(#[from] strata_legacy::Error),
+    /// The PCI bus.
+    #[error(transparent)]
+    Pci(#[from] strata_pci::Error),
+    /// A virtio device.
+    #[error(transparent)]
+    Virtio(#[from] strata_virtio::Error),
     /// The kernel, the initrd, the command line or the firmware tables.
     #[error(transparent)]
     Boot(#[from] strata_boot::Error),

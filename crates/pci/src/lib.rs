@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+mod acpi;
 mod allocator;
 mod bar;
 mod bus;
@@ -15,6 +16,7 @@ mod slot;
 #[cfg(feature = "test-utils")]
 pub mod test_utils;
 
+pub use acpi::RootBridge;
 pub use bar::{BarKind, BarRange};
 pub use bus::{Bus, BusLayout};
 pub use capability::Capability;

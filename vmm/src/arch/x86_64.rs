@@ -1,16 +1,17 @@
 //! The x86-64 machine: a PC without what a PC has for history's sake.
 //!
-//! ACPI hardware-reduced: no PIT, no PIC, no keyboard controller, no PCI yet. Linux finds a
-//! serial port, a power button and a reset register, and probes for nothing else.
+//! ACPI hardware-reduced: no PIT, no PIC, no keyboard controller. Linux finds a serial port, a power
+//! button, a reset register and a PCI bus with virtio devices, and probes for nothing else.
 
 use std::ops::Range;
 
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::VmFd;
-use strata_boot::acpi::{self, GenerationId, IoApic, Platform, PowerRegisters, Pvpanic};
+use strata_boot::acpi::{self, Aml, Ecam, GenerationId, IoApic, Platform, PowerRegisters, Pvpanic};
 use strata_boot::arch::x86_64::layout as guest;
 use strata_legacy::{AcpiPower, layout};
 use strata_memory::{GuestMemory, RamLayout};
+use strata_pci::{BusLayout, RootBridge};
 use strata_vcpu::arch::disable_pmu;
 use strata_vcpu::{CpuidConfig, EntryPoint, Host, Protocol, Vcpu};
 use vm_memory::{Bytes, GuestAddress};
@@ -31,8 +32,25 @@ pub const POWER_BUTTON_IRQ: u32 = 5;
 /// The interrupt of a new generation identifier.
 pub const GENERATION_ID_IRQ: u32 = 6;
 
-/// Guest memory that is neither the kernel's nor firmware's: the generation identifier's page.
-pub const RESERVED: Range<u64> = guest::GENERATION_ID..guest::GENERATION_ID + 0x1000;
+/// Addresses that are neither RAM for the kernel nor firmware tables: the generation identifier's
+/// page, and the ECAM window.
+pub const RESERVED: [Range<u64>; 2] = [
+    guest::GENERATION_ID..guest::GENERATION_ID + 0x1000,
+    PCI_LAYOUT.ecam..PCI_LAYOUT.ecam + BusLayout::ECAM_SIZE,
+];
+
+/// The PCI bus between RAM and the APICs, and above all RAM, where CPUs with 39 address bits reach.
+pub const PCI_LAYOUT: BusLayout = BusLayout {
+    ecam: 0xe000_0000,
+    mem32: 0xc000_0000..0xe000_0000,
+    mem64: 1 << 38..1 << 39,
+};
+
+/// The offset in the ECAM window, if `addr` is in it.
+pub fn ecam_offset(addr: u64) -> Option<u64> {
+    let offset = addr.wrapping_sub(PCI_LAYOUT.ecam);
+    (offset < BusLayout::ECAM_SIZE).then_some(offset)
+}
 
 /// Three pages that VT-x hosts without unrestricted guests need, out of the way of RAM and
 /// devices (KVM API, KVM_SET_TSS_ADDR).
@@ -51,10 +69,11 @@ pub fn prepare_vm(vm: &VmFd) -> Result<(), Error> {
     Ok(())
 }
 
-/// The machine as its firmware tables describe it.
-pub fn platform(cpus: u32) -> Platform {
+/// The machine as its firmware tables describe it. A PCI bus that has no device is left out, since
+/// Linux would look into all its slots.
+fn platform(config: &MachineConfig) -> Platform {
     Platform {
-        cpus: (0..cpus).collect(),
+        cpus: (0..config.cpus).collect(),
         local_apic: 0xfee0_0000,
         io_apic: IoApic {
             id: 0,
@@ -76,6 +95,12 @@ pub fn platform(cpus: u32) -> Platform {
             device: GenerationId::PATH.to_owned(),
             value: GenerationId::CHANGED,
         }],
+        ecam: config.has_pci().then_some(Ecam {
+            base: PCI_LAYOUT.ecam,
+            segment: 0,
+            first_bus: 0,
+            last_bus: 0,
+        }),
         ..Platform::default()
     }
 }
@@ -99,7 +124,7 @@ const RESET_STUB: [u8; 7] = [0xb0, 0xfe, 0xe6, layout::RESET_PORT as u8, 0xf4, 0
 ///
 /// # Errors
 /// [`Error::Boot`], [`Error::GuestMemory`].
-pub fn write_firmware(platform: &Platform, memory: &GuestMemory) -> Result<u64, Error> {
+pub fn write_firmware(config: &MachineConfig, memory: &GuestMemory) -> Result<u64, Error> {
     let room = usize::try_from(RESET_VECTOR - guest::ACPI).unwrap_or_default();
     let pvpanic = Pvpanic {
         port: layout::PVPANIC,
@@ -107,11 +132,12 @@ pub fn write_firmware(platform: &Platform, memory: &GuestMemory) -> Result<u64, 
     let generation_id = GenerationId {
         address: guest::GENERATION_ID,
     };
-    let tables = platform.tables(
-        &[&pvpanic, &generation_id],
-        guest::ACPI,
-        room.min(guest::ACPI_SIZE),
-    )?;
+    let pci = RootBridge(&PCI_LAYOUT);
+    let mut devices: Vec<&dyn Aml> = vec![&pvpanic, &generation_id];
+    if config.has_pci() {
+        devices.push(&pci);
+    }
+    let tables = platform(config).tables(&devices, guest::ACPI, room.min(guest::ACPI_SIZE))?;
     tables.write(memory)?;
     memory
         .write_slice(&RESET_STUB, GuestAddress(RESET_VECTOR))

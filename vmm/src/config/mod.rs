@@ -165,6 +165,13 @@ pub struct MachineConfig {
     pub pvm_kernel: bool,
 }
 
+impl MachineConfig {
+    /// Whether the machine has a PCI bus: whether something is on it.
+    pub fn has_pci(&self) -> bool {
+        !self.disk.is_empty() || !self.net.is_empty() || self.cloud_init.is_some()
+    }
+}
+
 impl PartialConfig {
     /// This configuration, with `lower`'s word where this one has none.
     #[must_use]

@@ -9,13 +9,14 @@ use vm_device::bus::{MmioAddress, PioAddress};
 use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::Power;
+use super::{Pci, Power};
 use crate::machine::Ended;
 
-/// Serves the exits of all vCPUs, without a lock of its own: the bus does not change while the
-/// machine runs.
+/// Serves the exits of all vCPUs, without a lock of its own: only what is on the PCI bus changes
+/// while the machine runs.
 pub struct Bus {
     io: IoManager,
+    pci: Arc<Pci>,
     power: Arc<Power>,
     controller: Controller,
     memory: GuestMemory,
@@ -23,9 +24,10 @@ pub struct Bus {
 }
 
 impl Bus {
-    /// A bus with the devices of `io`.
+    /// A bus with the devices of `io` and of `pci`.
     pub fn new(
         io: IoManager,
+        pci: Arc<Pci>,
         power: Arc<Power>,
         controller: Controller,
         memory: GuestMemory,
@@ -33,6 +35,7 @@ impl Bus {
     ) -> Self {
         Self {
             io,
+            pci,
             power,
             controller,
             memory,
@@ -54,11 +57,15 @@ impl ExitHandler for Bus {
     }
 
     fn mmio_read(&self, addr: u64, data: &mut [u8]) {
-        let _ = self.io.mmio_read(MmioAddress(addr), data);
+        if !self.pci.read(addr, data) {
+            let _ = self.io.mmio_read(MmioAddress(addr), data);
+        }
     }
 
     fn mmio_write(&self, addr: u64, data: &[u8]) -> Action {
-        let _ = self.io.mmio_write(MmioAddress(addr), data);
+        if !self.pci.write(addr, data) {
+            let _ = self.io.mmio_write(MmioAddress(addr), data);
+        }
         self.power.action()
     }
 

@@ -1,7 +1,7 @@
 //! The machine's devices, and how they reach its interrupts.
 
 mod bus;
-mod pci_config;
+mod pci;
 mod ports;
 mod power;
 mod serial;
@@ -15,7 +15,7 @@ use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 use vm_device::{DeviceMmio, DevicePio};
 
 pub use self::bus::Bus;
-use self::pci_config::PciConfigPorts;
+pub use self::pci::Pci;
 use self::ports::Ports;
 pub use self::power::{Power, PowerButton};
 pub use self::serial::SerialPort;
@@ -35,11 +35,11 @@ pub struct Devices {
     pub serial: Arc<SerialPort>,
 }
 
-/// Makes the devices, with the serial port's output going to `sink`.
+/// Makes the devices, with the serial port's output going to `sink`. `pci` has those in its slots.
 ///
 /// # Errors
 /// [`Error::Interrupts`] when an interrupt can not be had.
-pub fn create(controller: &Controller, sink: Sink) -> Result<Devices, Error> {
+pub fn create(controller: &Controller, pci: Arc<Pci>, sink: Sink) -> Result<Devices, Error> {
     let mut io = IoManager::new();
     let power = Arc::new(Power::default());
     let interrupt = controller.edge_pin(layout::COM1_IRQ)?;
@@ -79,14 +79,8 @@ pub fn create(controller: &Controller, sink: Sink) -> Result<Devices, Error> {
         Pvpanic,
         &power,
     )?;
-    let pci = Arc::new(PciConfigPorts::default());
-    add_ports(
-        &mut io,
-        PciConfigPorts::BASE,
-        PciConfigPorts::PORTS,
-        "the PCI bus",
-        pci,
-    )?;
+    let (base, count) = Pci::PORTS;
+    add_ports(&mut io, base, count, "the PCI bus", pci)?;
     if let Some((base, size)) = controller.mmio_window() {
         add_window(
             &mut io,

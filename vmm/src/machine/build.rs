@@ -16,7 +16,7 @@ use super::input::Source;
 use crate::arch;
 use crate::config::{HugePages, Irqchip, KernelEntry, KernelMode, MachineConfig, MemoryConfig};
 use crate::console::sink::Sink;
-use crate::devices::{self, Bus, PowerButton, SerialPort};
+use crate::devices::{self, Bus, Pci, PowerButton, SerialPort};
 use crate::error::{Chain, Error};
 use crate::sys;
 
@@ -28,6 +28,7 @@ pub(super) struct Machine {
     pub(super) ended: Arc<Ended>,
     pub(super) serial: Arc<SerialPort>,
     pub(super) power_button: Arc<PowerButton>,
+    pub(super) pci: Arc<Pci>,
     input: Cell<Option<Source>>,
     _vm: Arc<VmFd>,
     _ram: GuestRam,
@@ -59,10 +60,13 @@ impl Machine {
         map_ram(&vm, &ram)?;
 
         let input = Source::of(&config.serial, listener, sink.client());
-        let devices = devices::create(&controller, sink)?;
+        let pci = Pci::new(Arc::clone(&vm), controller.clone(), ram.memory().clone())?;
+        let pci = Arc::new(pci);
+        let devices = devices::create(&controller, Arc::clone(&pci), sink)?;
         let ended = Arc::new(Ended::new()?);
         let bus = Arc::new(Bus::new(
             devices.io,
+            Arc::clone(&pci),
             devices.power,
             controller,
             ram.memory().clone(),
@@ -77,6 +81,7 @@ impl Machine {
             ended,
             serial: devices.serial,
             power_button: devices.power_button,
+            pci,
             input: Cell::new(input),
             _vm: vm,
             _ram: ram,
@@ -179,13 +184,13 @@ fn load(
     initrd: Option<&Initrd>,
     ram: &GuestRam,
 ) -> Result<Entry, Error> {
-    let rsdp = arch::write_firmware(&arch::platform(config.cpus), ram.memory())?;
+    let rsdp = arch::write_firmware(config, ram.memory())?;
     let boot = Boot {
         kernel,
         command_line: config.cmdline.as_bytes(),
         initrd,
         rsdp: Some(rsdp),
-        reserved: std::slice::from_ref(&arch::RESERVED),
+        reserved: &arch::RESERVED,
         protocol: match config.kernel_entry {
             KernelEntry::Auto => None,
             KernelEntry::Linux64 => Some(Protocol::Linux64),

@@ -31,7 +31,7 @@ pub struct FileStorage {
     rewriting: RwLock<()>,
 }
 
-/// Covers every disk in use; a smaller block size only means larger bounces.
+/// Covers every disk in use, for kernels that do not tell.
 const DIRECT_ALIGNMENT: usize = 4096;
 
 impl FileStorage {
@@ -51,7 +51,11 @@ impl FileStorage {
                 "neither a regular file nor a block device",
             ));
         }
-        let alignment = if options.direct { DIRECT_ALIGNMENT } else { 1 };
+        let alignment = if options.direct {
+            sys::direct_alignment(&file).unwrap_or(DIRECT_ALIGNMENT)
+        } else {
+            1
+        };
         Ok(Self {
             file,
             block_device: kind.is_block_device(),

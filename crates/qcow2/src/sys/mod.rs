@@ -84,6 +84,28 @@ pub(crate) fn allocate(file: &File, offset: u64, len: u64) -> io::Result<()> {
     fallocate(file, 0, offset, len)
 }
 
+/// What offsets, lengths and addresses must be multiples of for O_DIRECT; None if the kernel (before
+/// 6.1) or the file system does not tell.
+pub(crate) fn direct_alignment(file: &File) -> Option<usize> {
+    // SAFETY: all of the structure's fields are integers, for which zero is a value.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    let (path, flags) = (c"", libc::AT_EMPTY_PATH);
+    // SAFETY: the descriptor is open, the path is a C string, and the structure is ours.
+    let result = unsafe {
+        libc::statx(
+            file.as_raw_fd(),
+            path.as_ptr(),
+            flags,
+            libc::STATX_DIOALIGN,
+            &raw mut found,
+        )
+    };
+    let told = result == 0 && found.stx_mask & libc::STATX_DIOALIGN != 0;
+    let alignment = found.stx_dio_mem_align.max(found.stx_dio_offset_align) as usize;
+    (told && alignment.is_power_of_two() && found.stx_dio_offset_align > 0)
+        .then_some(alignment.max(512))
+}
+
 /// What lies at an offset.
 pub(crate) enum Hole {
     /// Data from the first to the second offset.

@@ -1,0 +1,10 @@
+//! The virtio block device (virtio 1.2, 5.2).
+
+mod config;
+mod device;
+mod request;
+mod worker;
+
+pub use device::{BlockControl, BlockDevice, BlockOptions, Failure, FailureSink};
+#[cfg(feature = "test-utils")]
+pub use request::exercise;

@@ -55,6 +55,15 @@ pub enum Error {
     /// A device.
     #[error(transparent)]
     Device(#[from] strata_legacy::Error),
+    /// A disk.
+    #[error(transparent)]
+    Disk(#[from] strata_block::Error),
+    /// An image is of a format that was not said.
+    #[error(
+        "the disk image {path} looks like qcow2: say format=qcow2, or format=raw if its guest wrote \
+         that there", path = .0.display()
+    )]
+    FormatNeeded(PathBuf),
     /// The PCI bus.
     #[error(transparent)]
     Pci(#[from] strata_pci::Error),

@@ -3,49 +3,10 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use strata_block::{Cache, ErrorPolicy, Format};
 use strata_memory::MemorySize;
 
 use super::options::{self, Options, options};
-
-/// How an image holds its disk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ImageFormat {
-    /// Byte for byte. An image that looks like another format is refused unless this is said.
-    #[default]
-    Raw,
-    /// QEMU's copy-on-write format, version 2 or 3.
-    Qcow2,
-    /// Whatever the file begins with. A guest that may write to a raw disk can make it look like
-    /// any other.
-    Auto,
-}
-
-/// What the host's page cache does for a disk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CacheMode {
-    /// It keeps what was read and written; the guest's flushes reach the disk.
-    #[default]
-    Writeback,
-    /// It is bypassed (O_DIRECT); the guest's flushes reach the disk.
-    Direct,
-    /// It keeps all, and the guest's flushes are ignored: for disks that a crash may take.
-    Unsafe,
-}
-
-/// What becomes of a request that the host could not carry out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnError {
-    /// The guest is told.
-    #[default]
-    Report,
-    /// The machine stops.
-    Stop,
-    /// The guest is told that all went well.
-    Ignore,
-}
 
 /// A disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,15 +17,15 @@ pub struct DiskConfig {
     /// Its name in messages and commands; disk0 and so on where none is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// How the image holds the disk; none where nothing was said.
+    /// The image's format; none where nothing was said, which is raw if it does not look like qcow2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub format: Option<ImageFormat>,
+    pub format: Option<Format>,
     /// Whether the guest may only read.
     #[serde(default, alias = "ro", deserialize_with = "options::value")]
     pub readonly: bool,
     /// What the host's page cache does.
     #[serde(default)]
-    pub cache: CacheMode,
+    pub cache: Cache,
     /// How many queues, each with a thread of its own.
     #[serde(default = "one", deserialize_with = "options::value")]
     pub queues: u16,
@@ -90,7 +51,7 @@ pub struct DiskConfig {
     pub serial: Option<String>,
     /// What becomes of a request that fails.
     #[serde(default)]
-    pub on_error: OnError,
+    pub on_error: ErrorPolicy,
 }
 
 impl Options for DiskConfig {
@@ -143,9 +104,9 @@ mod tests {
         let text = "path=a,format=qcow2,readonly,cache=direct,queues=4,iops=100,bps=10M,backing=on,\
                     id=root,serial=S1,on-error=stop";
         let disk: DiskConfig = text.parse().unwrap();
-        assert_eq!(disk.format, Some(ImageFormat::Qcow2));
+        assert_eq!(disk.format, Some(Format::Qcow2));
         assert_eq!(disk.bps, Some(MemorySize::new(10 << 20)));
-        assert_eq!((disk.iops, disk.on_error), (Some(100), OnError::Stop));
+        assert_eq!((disk.iops, disk.on_error), (Some(100), ErrorPolicy::Stop));
         assert!(disk.readonly && disk.backing);
         let json = serde_json::to_value(&disk).unwrap();
         assert_eq!(serde_json::from_value::<DiskConfig>(json).unwrap(), disk);

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use strata_vcpu::CpuModel;
 
 pub use cloud_init::CloudInitConfig;
-pub use disk::{CacheMode, DiskConfig, ImageFormat, OnError};
+pub use disk::DiskConfig;
 pub use memory::{HugePages, MemoryConfig};
 pub use net::{Mac, NetConfig};
 pub use serial::SerialTarget;
@@ -95,7 +95,7 @@ pub struct PartialConfig {
     #[serde(default, deserialize_with = "options::deserialize_option")]
     pub memory: Option<MemoryConfig>,
     /// A disk, which the guest sees as /dev/vda, the next as /dev/vdb: its file, and options
-    /// behind it: format=raw, qcow2 or auto, readonly, cache=writeback, direct or unsafe, queues=N,
+    /// behind it: format=raw, qcow2 or probe, readonly, cache=writeback, direct or unsafe, queues=N,
     /// iops=N, bps=SIZE, backing=on (a qcow2 image's backing files may be opened), id=NAME,
     /// serial=TEXT, on-error=report, stop or ignore
     #[arg(long, value_name = "FILE[,...]")]

@@ -1,6 +1,7 @@
 //! The machine's devices, and how they reach its interrupts.
 
 mod bus;
+mod disk;
 mod pci;
 mod ports;
 mod power;
@@ -15,6 +16,7 @@ use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 use vm_device::{DeviceMmio, DevicePio};
 
 pub use self::bus::Bus;
+pub use self::disk::Disks;
 pub use self::pci::Pci;
 use self::ports::Ports;
 pub use self::power::{Power, PowerButton};

@@ -16,7 +16,7 @@ use super::input::Source;
 use crate::arch;
 use crate::config::{HugePages, Irqchip, KernelEntry, KernelMode, MachineConfig, MemoryConfig};
 use crate::console::sink::Sink;
-use crate::devices::{self, Bus, Pci, PowerButton, SerialPort};
+use crate::devices::{self, Bus, Disks, Pci, PowerButton, SerialPort};
 use crate::error::{Chain, Error};
 use crate::sys;
 
@@ -29,6 +29,7 @@ pub(super) struct Machine {
     pub(super) serial: Arc<SerialPort>,
     pub(super) power_button: Arc<PowerButton>,
     pub(super) pci: Arc<Pci>,
+    pub(super) disks: Disks,
     input: Cell<Option<Source>>,
     _vm: Arc<VmFd>,
     _ram: GuestRam,
@@ -62,6 +63,7 @@ impl Machine {
         let input = Source::of(&config.serial, listener, sink.client());
         let pci = Pci::new(Arc::clone(&vm), controller.clone(), ram.memory().clone())?;
         let pci = Arc::new(pci);
+        let disks = Disks::create(&config.disk, &pci)?;
         let devices = devices::create(&controller, Arc::clone(&pci), sink)?;
         let ended = Arc::new(Ended::new()?);
         let bus = Arc::new(Bus::new(
@@ -82,6 +84,7 @@ impl Machine {
             serial: devices.serial,
             power_button: devices.power_button,
             pci,
+            disks,
             input: Cell::new(input),
             _vm: vm,
             _ram: ram,

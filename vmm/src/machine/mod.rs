@@ -1,9 +1,11 @@
 //! A machine's life: built, run, ended.
 //!
 //! The main thread runs the event loop: signals, the console's input, and the news that a vCPU
-//! has ended. Each vCPU has a thread, which serves its own exits. There are no other threads.
+//! has ended. Each vCPU has a thread, which serves its own exits, and so has each queue of a virtio
+//! device that its driver has started. There are no other threads.
 
 mod build;
+mod disk_watch;
 mod ended;
 mod input;
 mod signals;
@@ -16,6 +18,7 @@ use strata_vcpu::{Cause, ExitReason, VcpuThread};
 
 use self::build::Machine;
 pub(crate) use self::build::map_ram;
+use self::disk_watch::DiskWatch;
 pub use self::ended::Ended;
 use self::ended::EndedWatch;
 use self::input::Input;
@@ -38,6 +41,18 @@ enum Finish {
     Outside(Outcome),
     /// A vCPU has ended; [`Ended`] says why.
     Vcpu,
+}
+
+/// Where the parts of the main loop say that the vCPUs are to pause, or to go on.
+#[derive(Clone, Default)]
+struct Pace(Rc<Cell<Option<Wish>>>);
+
+#[derive(Clone, Copy, Debug)]
+enum Wish {
+    /// A disk can not go on.
+    Pause,
+    /// The user has seen to it.
+    Resume,
 }
 
 impl End {
@@ -75,17 +90,25 @@ pub fn run(config: &MachineConfig) -> Result<Outcome, Error> {
     };
     let finish = main_loop(&machine, signals, raw_mode.clone())?;
     // No vCPU writes to the terminal any more once it is given back.
-    let Machine { vcpus, ended, .. } = machine;
+    let Machine {
+        vcpus,
+        ended,
+        pci,
+        disks,
+        ..
+    } = machine;
     for vcpu in &vcpus {
         vcpu.stop()?;
     }
+    pci.stop();
+    let closed = disks.close();
     let outcome = match finish {
         Finish::Outside(outcome) => Ok(outcome),
         Finish::Vcpu => outcome_of(&vcpus, &ended),
     };
     drop(vcpus);
     drop(raw_mode);
-    outcome
+    closed.and(outcome)
 }
 
 fn main_loop(
@@ -94,6 +117,7 @@ fn main_loop(
     raw_mode: Option<Rc<RawMode>>,
 ) -> Result<Finish, Error> {
     let end = End::default();
+    let pace = Pace::default();
     let interactive = raw_mode.is_some();
     let mut events =
         EventManager::<Box<dyn MutEventSubscriber>>::new().map_err(Error::EventLoop)?;
@@ -107,7 +131,10 @@ fn main_loop(
         button,
         raw_mode,
         end.clone(),
+        pace.clone(),
     )));
+    let stopped = machine.disks.stopped();
+    events.add_subscriber(Box::new(DiskWatch::new(stopped, pace.clone())?));
     if let Some(source) = machine.take_input() {
         let port = machine.serial.clone();
         events.add_subscriber(Box::new(Input::new(source, port, interactive, end.clone())));
@@ -121,7 +148,26 @@ fn main_loop(
         if let Some(finish) = end.0.get() {
             return Ok(finish);
         }
+        match pace.0.take() {
+            Some(Wish::Pause) => machine.vcpus.iter().try_for_each(VcpuThread::pause)?,
+            Some(Wish::Resume) => {
+                machine.disks.retry();
+                resume(&machine.vcpus)?;
+            }
+            None => {}
+        }
     }
+}
+
+/// Lets vCPUs run, but for those that have ended, of which the main loop has yet to hear.
+fn resume(vcpus: &[VcpuThread]) -> Result<(), Error> {
+    for vcpu in vcpus {
+        match vcpu.resume() {
+            Err(strata_vcpu::Error::Ended { .. }) | Ok(()) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// What the first vCPU to end makes of the whole machine.

@@ -1,4 +1,5 @@
-//! Signals: the first SIGTERM or SIGINT presses the power button, the second ends the machine.
+//! Signals: the first SIGTERM or SIGINT presses the power button, the second ends the machine;
+//! SIGCONT lets a paused machine go on.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
@@ -6,7 +7,7 @@ use std::sync::Arc;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
-use super::{End, Finish, watch};
+use super::{End, Finish, Pace, Wish, watch};
 use crate::console::terminal::RawMode;
 use crate::devices::PowerButton;
 use crate::error::Error;
@@ -20,6 +21,7 @@ pub(super) struct Signals {
     pressed: bool,
     raw_mode: Option<Rc<RawMode>>,
     end: End,
+    pace: Pace,
 }
 
 impl Signals {
@@ -38,6 +40,7 @@ impl Signals {
         button: Arc<PowerButton>,
         raw_mode: Option<Rc<RawMode>>,
         end: End,
+        pace: Pace,
     ) -> Self {
         Self {
             fd,
@@ -45,6 +48,7 @@ impl Signals {
             pressed: false,
             raw_mode,
             end,
+            pace,
         }
     }
 
@@ -54,6 +58,8 @@ impl Signals {
                 if let Some(raw_mode) = &self.raw_mode {
                     raw_mode.reenter();
                 }
+                // Without an effect on vCPUs that run.
+                self.pace.0.set(Some(Wish::Resume));
             }
             // The terminal is gone, and the person with it.
             libc::SIGHUP => self.end.set(Finish::Outside(Outcome::Terminated)),

@@ -10,8 +10,29 @@ use super::{Kernel, MARKER, find_module};
 use crate::cpio::Archive;
 use crate::error::{Error, Result};
 
-/// What a guest needs to hear the power button.
-const MODULES: [&str; 2] = ["evdev", "button"];
+/// What a guest needs to hear the power button, and for virtio disks, file systems on them and
+/// network cards; what others need comes before them.
+const MODULES: [&str; 19] = [
+    "evdev",
+    "button",
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_modern_dev",
+    "virtio_pci_legacy_dev",
+    "virtio_pci",
+    "virtio_blk",
+    "failover",
+    "net_failover",
+    "virtio_net",
+    "rng_core",
+    "virtio_rng",
+    "crc32c_generic",
+    "libcrc32c",
+    "crc16",
+    "mbcache",
+    "jbd2",
+    "ext4",
+];
 
 const INIT: &str = r#"#!/bin/busybox sh
 echo @MARKER@
@@ -32,8 +53,8 @@ exec setsid cttyhack sh
 const POWER_BUTTON: &str = "#!/bin/sh\npoweroff -f\n";
 
 /// The initramfs of a guest: a busybox whose init prints the marker before anything else, then
-/// gives a shell on the console. With a kernel, it loads that kernel's drivers for the power
-/// button too, and powers off when it is pressed.
+/// gives a shell on the console. With a kernel, it loads that kernel's drivers for the power button
+/// and for virtio devices too, and powers off when the button is pressed.
 pub(crate) fn initramfs(busybox: &[u8], kernel: Option<&Kernel>) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
     for dir in [
@@ -53,7 +74,7 @@ pub(crate) fn initramfs(busybox: &[u8], kernel: Option<&Kernel>) -> Result<Vec<u
         );
         for (number, name) in MODULES.into_iter().enumerate() {
             if let Some(bytes) = module(kernel, name)? {
-                archive.file(&format!("modules/{number}-{name}.ko"), 0o644, &bytes);
+                archive.file(&format!("modules/{number:02}-{name}.ko"), 0o644, &bytes);
             }
         }
     }

@@ -1,0 +1,34 @@
+//! Disks that can not go on pause the machine, if that is their policy.
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{Pace, Wish, watch};
+use crate::error::Error;
+
+/// Pauses the vCPUs when a disk asks for it.
+pub(super) struct DiskWatch {
+    stopped: EventFd,
+    pace: Pace,
+}
+
+impl DiskWatch {
+    pub(super) fn new(stopped: &EventFd, pace: Pace) -> Result<Self, Error> {
+        let stopped = stopped.try_clone().map_err(|source| Error::Host {
+            what: "share an eventfd",
+            source,
+        })?;
+        Ok(Self { stopped, pace })
+    }
+}
+
+impl MutEventSubscriber for DiskWatch {
+    fn process(&mut self, _events: Events, _ops: &mut EventOps<'_>) {
+        let _ = self.stopped.read();
+        self.pace.0.set(Some(Wish::Pause));
+    }
+
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        watch(ops, Events::new(&self.stopped, EventSet::IN));
+    }
+}

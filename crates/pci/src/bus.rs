@@ -8,11 +8,14 @@ use crate::allocator::Allocator;
 use crate::error::Error;
 use crate::function::Function;
 use crate::host_bridge::HostBridge;
+use crate::image::{self, ConfigImage};
 use crate::slot::Slot;
 
 /// CONFIG_ADDRESS (PCI Local Bus 3.0, 3.2.2.3.2): bit 31 enables, then bus, device, function and
 /// register.
 const ENABLE: u32 = 1 << 31;
+
+const SLOTS: u8 = 32;
 
 /// Where in the guest's physical address space the bus is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +77,8 @@ pub struct Bus {
     /// CONFIG_ADDRESS. Two vCPUs that use it at once without a lock of their own disturb each
     /// other, as on a machine.
     address: AtomicU32,
+    /// From where guests read configuration space without an exit.
+    image: Option<Arc<dyn ConfigImage>>,
 }
 
 impl std::fmt::Debug for Bus {
@@ -91,6 +96,18 @@ impl Bus {
     /// # Errors
     /// [`Error::Window`].
     pub fn new(layout: BusLayout) -> Result<Self, Error> {
+        Self::build(layout, None)
+    }
+
+    /// A bus whose configuration space guests read from `image`, without an exit.
+    ///
+    /// # Errors
+    /// [`Error::Window`].
+    pub fn with_image(layout: BusLayout, image: Arc<dyn ConfigImage>) -> Result<Self, Error> {
+        Self::build(layout, Some(image))
+    }
+
+    fn build(layout: BusLayout, image: Option<Arc<dyn ConfigImage>>) -> Result<Self, Error> {
         layout.check()?;
         let bus = Self {
             slots: Default::default(),
@@ -101,6 +118,7 @@ impl Bus {
                 given: Vec::new(),
             }),
             address: AtomicU32::new(0),
+            image,
             layout,
         };
         bus.add_at(0, Arc::new(HostBridge::new()))?;
@@ -120,7 +138,7 @@ impl Bus {
         let mut windows = self.windows();
         let slot = (!self.present.load(Ordering::Acquire)).trailing_zeros();
         let slot = u8::try_from(slot).unwrap_or(u8::MAX);
-        if slot >= 32 {
+        if slot >= SLOTS {
             return Err(Error::NoFreeSlot);
         }
         self.insert(&mut windows, slot, function)?;
@@ -142,6 +160,9 @@ impl Bus {
         let mut windows = self.windows();
         let function = self.slots.get(usize::from(slot))?.set(None)?;
         self.present.fetch_and(!(1 << slot), Ordering::Release);
+        if let Some(image) = &self.image {
+            image.clear(slot);
+        }
         windows.give_back(slot);
         drop(windows);
         function.removed();
@@ -162,7 +183,7 @@ impl Bus {
     /// ones.
     pub fn read_ecam(&self, offset: u64, data: &mut [u8]) {
         match self.ecam_slot(offset) {
-            Some((slot, register)) => slot.read_config(register, data),
+            Some((slot, register)) => self.slot(slot).read_config(register, data),
             None => data.fill(0xff),
         }
     }
@@ -170,7 +191,7 @@ impl Bus {
     /// Writes at `offset` of the ECAM window.
     pub fn write_ecam(&self, offset: u64, data: &[u8]) {
         if let Some((slot, register)) = self.ecam_slot(offset) {
-            slot.write_config(register, data);
+            self.write_config(slot, register, data);
         }
     }
 
@@ -187,7 +208,7 @@ impl Bus {
             }
             4..8 => {
                 if let Some((slot, register)) = self.port_slot(offset) {
-                    slot.read_config(register, data);
+                    self.slot(slot).read_config(register, data);
                 }
             }
             _ => {}
@@ -202,7 +223,7 @@ impl Bus {
                 .store(u32::from_le_bytes([a, b, c, d]), Ordering::Relaxed),
             (4..8, data) => {
                 if let Some((slot, register)) = self.port_slot(offset) {
-                    slot.write_config(register, data);
+                    self.write_config(slot, register, data);
                 }
             }
             _ => {}
@@ -227,6 +248,22 @@ impl Bus {
         true
     }
 
+    fn slot(&self, slot: u8) -> &Slot {
+        &self.slots[usize::from(slot % SLOTS)]
+    }
+
+    fn write_config(&self, slot: u8, register: u16, data: &[u8]) {
+        self.slot(slot)
+            .write_config(register, data, |function, written| {
+                if let Some(image) = &self.image {
+                    let changed = function.changed_by(written.clone());
+                    let start = changed.start.min(written.start);
+                    let end = changed.end.max(written.end).min(image::SIZE);
+                    image::refresh(&**image, slot, function, start..end);
+                }
+            });
+    }
+
     /// Looks through the slots that are taken: at most 32 with 6 BARs each, some ten nanoseconds
     /// beside an exit of microseconds.
     fn decode(&self, addr: u64) -> Option<(Arc<dyn Function>, u8, u64)> {
@@ -243,22 +280,24 @@ impl Bus {
     }
 
     /// The slot and the register of an ECAM offset; `None` for another bus or function.
-    fn ecam_slot(&self, offset: u64) -> Option<(&Slot, u16)> {
+    fn ecam_slot(&self, offset: u64) -> Option<(u8, u16)> {
         let function = offset >> 12;
         if function & 7 != 0 {
             return None;
         }
-        let slot = self.slots.get(usize::try_from(function >> 3).ok()?)?;
+        let slot = u8::try_from(function >> 3)
+            .ok()
+            .filter(|slot| *slot < SLOTS)?;
         Some((slot, (offset & 0xfff) as u16))
     }
 
-    fn port_slot(&self, offset: u16) -> Option<(&Slot, u16)> {
+    fn port_slot(&self, offset: u16) -> Option<(u8, u16)> {
         let address = self.address.load(Ordering::Relaxed);
         // Bus 0 and function 0.
         if address & ENABLE == 0 || address & 0x00ff_0700 != 0 {
             return None;
         }
-        let slot = self.slots.get((address >> 11 & 0x1f) as usize)?;
+        let slot = (address >> 11 & 0x1f) as u8;
         Some((slot, (address & 0xfc) as u16 + (offset - 4)))
     }
 
@@ -278,6 +317,9 @@ impl Bus {
         if let Err(error) = windows.assign(slot, &*function) {
             windows.give_back(slot);
             return Err(error);
+        }
+        if let Some(image) = &self.image {
+            image::refresh(&**image, slot, &*function, 0..image::SIZE);
         }
         place.set(Some(function));
         self.present.fetch_or(1 << slot, Ordering::Release);

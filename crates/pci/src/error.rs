@@ -22,6 +22,18 @@ pub enum Error {
     /// All slots are taken.
     #[error("all PCI slots are taken")]
     NoFreeSlot,
+    /// A slot without a function.
+    #[error("PCI slot {slot} is empty")]
+    SlotEmpty {
+        /// The number.
+        slot: u8,
+    },
+    /// A slot from which nothing can be taken while the machine runs.
+    #[error("PCI slot {slot} has no hot-plug")]
+    NotHotPluggable {
+        /// The number.
+        slot: u8,
+    },
     /// A BAR does not fit into what is left of its window.
     #[error("no room for a BAR of {size:#x} bytes in the {window} window")]
     NoRoom {

@@ -1,7 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
-mod acpi;
+pub mod acpi;
 mod allocator;
 mod bar;
 mod bus;
@@ -10,13 +10,14 @@ mod config;
 mod error;
 mod function;
 mod host_bridge;
+mod hot_plug;
+mod image;
 mod msi;
 mod msix;
 mod slot;
 #[cfg(feature = "test-utils")]
 pub mod test_utils;
 
-pub use acpi::RootBridge;
 pub use bar::{BarKind, BarRange};
 pub use bus::{Bus, BusLayout};
 pub use capability::Capability;
@@ -24,5 +25,7 @@ pub use config::{ConfigSpace, ConfigState, Identity};
 pub use error::Error;
 pub use function::Function;
 pub use host_bridge::HostBridge;
+pub use hot_plug::{HotPlug, HotPlugEvents, HotPlugState};
+pub use image::ConfigImage;
 pub use msi::{MsiError, MsiMessage, MsiSink};
 pub use msix::{Msix, MsixState, MsixVectorState};

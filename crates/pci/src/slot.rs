@@ -1,10 +1,14 @@
 //! One slot of the root bus.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::bar::BarRange;
 use crate::function::Function;
+
+/// Bytes of the header, which has the command register and the BARs.
+const HEADER: u16 = 0x40;
 
 /// A slot, which may be empty.
 ///
@@ -55,20 +59,23 @@ impl Slot {
         }
     }
 
-    pub(crate) fn write_config(&self, offset: u16, data: &[u8]) {
-        // Registers outside of the header do not change what is decoded.
-        const HEADER: u16 = 0x40;
-        if offset >= HEADER {
-            if let Some(function) = self.function() {
-                function.write_config(offset, data);
-            }
-            return;
-        }
+    /// Writes configuration space and tells `changed` what may read differently now.
+    pub(crate) fn write_config(
+        &self,
+        offset: u16,
+        data: &[u8],
+        changed: impl FnOnce(&dyn Function, Range<u16>),
+    ) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(function) = self.function() {
-            function.write_config(offset, data);
+        let Some(function) = self.function() else {
+            return;
+        };
+        function.write_config(offset, data);
+        // Registers behind the header do not change what is decoded.
+        if offset < HEADER {
             self.publish();
         }
+        changed(&*function, offset..offset.saturating_add(data.len() as u16));
     }
 
     /// The BAR that decodes `addr`, and the offset in it.

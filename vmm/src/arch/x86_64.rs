@@ -11,7 +11,8 @@ use strata_boot::acpi::{self, Aml, Ecam, GenerationId, IoApic, Platform, PowerRe
 use strata_boot::arch::x86_64::layout as guest;
 use strata_legacy::{AcpiPower, layout};
 use strata_memory::{GuestMemory, RamLayout};
-use strata_pci::{BusLayout, RootBridge};
+use strata_pci::BusLayout;
+use strata_pci::acpi::RootBus;
 use strata_vcpu::arch::disable_pmu;
 use strata_vcpu::{CpuidConfig, EntryPoint, Host, Protocol, Vcpu};
 use vm_memory::{Bytes, GuestAddress};
@@ -132,7 +133,11 @@ pub fn write_firmware(config: &MachineConfig, memory: &GuestMemory) -> Result<u6
     let generation_id = GenerationId {
         address: guest::GENERATION_ID,
     };
-    let pci = RootBridge(&PCI_LAYOUT);
+    let pci = RootBus {
+        layout: PCI_LAYOUT,
+        ports: true,
+        hot_plug: None,
+    };
     let mut devices: Vec<&dyn Aml> = vec![&pvpanic, &generation_id];
     if config.has_pci() {
         devices.push(&pci);

@@ -11,5 +11,5 @@ mod ring;
 
 pub use binder::MockBinder;
 pub use driver::{MockDriver, Used};
-pub use hostile::hostile_suite;
+pub use hostile::{Outcome, hostile_suite};
 pub use ring::{Buffer, MockQueue, flags};

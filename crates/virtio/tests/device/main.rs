@@ -3,4 +3,5 @@
 #![allow(clippy::unwrap_used)]
 
 mod echo;
+mod hostile;
 mod serving;

@@ -1,0 +1,103 @@
+//! The host's programs, and who runs them.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::Command;
+
+use crate::error::{Error, Result};
+use crate::process::Runner;
+
+/// A program that is run, and its package.
+const NEEDS: [(&str, &str); 4] = [
+    ("apt-get", "apt"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("mke2fs", "e2fsprogs"),
+    ("tar", "tar"),
+];
+
+/// What users other than root need too.
+const USER_NEEDS: [(&str, &str); 2] = [("newuidmap", "uidmap"), ("fakeroot", "fakeroot")];
+
+/// The keys that Debian's archive is checked with.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// The packages that are needed and that this host lacks.
+pub fn missing_packages() -> Vec<&'static str> {
+    let more: &[_] = if is_root() { &[] } else { &USER_NEEDS };
+    let mut packages: Vec<_> = NEEDS
+        .iter()
+        .chain(more)
+        .filter(|(program, _)| !exists(program))
+        .map(|(_, package)| *package)
+        .collect();
+    if !Path::new(KEYRING).exists() {
+        packages.push("debian-archive-keyring");
+    }
+    packages
+}
+
+/// Installs what is missing, as root or by sudo. Removes no package.
+///
+/// # Errors
+/// [`Error::Program`] with apt's words.
+pub fn install_missing(runner: &Runner) -> Result<()> {
+    let packages = missing_packages();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    runner.say(&format!("installing {}", packages.join(" ")));
+    for args in [
+        &["update", "-qq"][..],
+        &[
+            "install",
+            "-y",
+            "-qq",
+            "--no-install-recommends",
+            "--no-remove",
+        ],
+    ] {
+        let mut apt = Command::new(if is_root() { "env" } else { "sudo" });
+        apt.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"])
+            .args(args);
+        if args[0] == "install" {
+            apt.args(&packages);
+        }
+        runner.run(&mut apt, Path::new("/"), |_| {})?;
+    }
+    Ok(())
+}
+
+/// Fails with the command that helps if packages are missing.
+pub(crate) fn check_packages() -> Result<()> {
+    match missing_packages().join(" ") {
+        packages if packages.is_empty() => Ok(()),
+        packages => Err(Error::MissingPackages { packages }),
+    }
+}
+
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// A program that sees files with the owners that it gives them: fakeroot remembers those that a
+/// plain user can not give.
+pub(crate) fn as_owner(program: &str) -> Command {
+    if is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("fakeroot");
+    command.arg("--").arg(program);
+    command
+}
+
+/// The path, with the superuser's programs: they serve others too.
+pub(crate) fn path() -> OsString {
+    let own = env::var_os("PATH").unwrap_or_default();
+    let dirs = env::split_paths(&own).chain(["/usr/sbin".into(), "/sbin".into()]);
+    env::join_paths(dirs).unwrap_or(own)
+}
+
+fn exists(program: &str) -> bool {
+    env::split_paths(&path()).any(|dir| dir.join(program).is_file())
+}

@@ -64,6 +64,9 @@ pub enum Error {
          that there", path = .0.display()
     )]
     FormatNeeded(PathBuf),
+    /// What cloud-init is to read.
+    #[error(transparent)]
+    CloudInit(#[from] strata_cloud_init::Error),
     /// The PCI bus.
     #[error(transparent)]
     Pci(#[from] strata_pci::Error),

@@ -1,6 +1,8 @@
 //! Disks: opened as the configuration says, put on the PCI bus, and closed at the end.
 
 use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,10 +11,11 @@ use strata_block::{
     BlockControl, BlockDevice, BlockOptions, Disk, DiskOptions, ErrorPolicy, FailureSink, Format,
     Limits,
 };
+use strata_cloud_init::{MAX_FILE, MetaData, Seed};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::Pci;
-use crate::config::DiskConfig;
+use crate::config::{CloudInitConfig, DiskConfig, MachineConfig};
 use crate::error::Error;
 
 /// What a qcow2 image begins with.
@@ -25,29 +28,61 @@ pub struct Disks {
 }
 
 impl Disks {
-    /// Opens the disks of `configs` and puts them on the bus.
+    /// Opens the machine's disks and puts them on the bus, that of cloud-init's files last.
     ///
     /// # Errors
-    /// [`Error::Disk`], [`Error::FormatNeeded`], and as [`Pci::add`].
-    pub fn create(configs: &[DiskConfig], pci: &Pci) -> Result<Self, Error> {
+    /// [`Error::Disk`], [`Error::FormatNeeded`], [`Error::File`], [`Error::CloudInit`], and as
+    /// [`Pci::add`].
+    pub fn create(config: &MachineConfig, pci: &Pci) -> Result<Self, Error> {
         let stopped = EventFd::new(EFD_NONBLOCK).map_err(|source| Error::Host {
             what: "create an eventfd",
             source,
         })?;
         let mut disks = Self {
-            controls: Vec::with_capacity(configs.len()),
+            controls: Vec::with_capacity(config.disk.len()),
             stopped: Arc::new(stopped),
         };
-        for config in configs {
-            disks.add(config, pci)?;
+        for disk in &config.disk {
+            disks.add(disk, format(disk)?, pci)?;
+        }
+        if let Some(files) = &config.cloud_init {
+            disks.add_seed(files, pci)?;
         }
         Ok(disks)
     }
 
-    fn add(&mut self, config: &DiskConfig, pci: &Pci) -> Result<(), Error> {
+    /// Adds the disk that cloud-init reads at the guest's first boot. It is in memory only.
+    fn add_seed(&mut self, files: &CloudInitConfig, pci: &Pci) -> Result<(), Error> {
+        let user_data = read("user-data", &files.user_data)?;
+        let meta_data = files.meta_data.as_deref();
+        let meta_data = meta_data.map(|path| read("meta-data", path)).transpose()?;
+        let network_config = files.network_config.as_deref();
+        let network_config = network_config
+            .map(|path| read("network-config", path))
+            .transpose()?;
+        let seed = Seed {
+            user_data: &user_data,
+            meta_data: meta_data
+                .as_deref()
+                .map_or(MetaData::Derived, MetaData::Given),
+            network_config: network_config.as_deref(),
+        };
+        for warning in seed.warnings() {
+            log::warn!("cloud-init: {warning}");
+        }
+        let file = seed.to_memfd()?;
+        let disk = DiskConfig {
+            id: Some("cidata".to_owned()),
+            readonly: true,
+            ..DiskConfig::new(format!("/proc/self/fd/{}", file.as_raw_fd()))
+        };
+        self.add(&disk, Format::Raw, pci)
+    }
+
+    fn add(&mut self, config: &DiskConfig, format: Format, pci: &Pci) -> Result<(), Error> {
         let disk = Disk::open(&DiskOptions {
             path: config.path.clone(),
-            format: format(config)?,
+            format,
             read_only: config.readonly,
             cache: config.cache,
             backing: config.backing,
@@ -123,6 +158,20 @@ fn format(config: &DiskConfig) -> Result<Format, Error> {
         None if begins_with_qcow2(&config.path) => Err(Error::FormatNeeded(config.path.clone())),
         None => Ok(Format::Raw),
     }
+}
+
+/// A file for cloud-init, of a size that the seed takes.
+fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes))
+        .map_err(|source| Error::File {
+            what,
+            path: path.to_owned(),
+            remedy: "name a file that you may read",
+            source,
+        })?;
+    Ok(bytes)
 }
 
 fn begins_with_qcow2(path: &Path) -> bool {

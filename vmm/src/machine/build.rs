@@ -63,7 +63,7 @@ impl Machine {
         let input = Source::of(&config.serial, listener, sink.client());
         let pci = Pci::new(Arc::clone(&vm), controller.clone(), ram.memory().clone())?;
         let pci = Arc::new(pci);
-        let disks = Disks::create(&config.disk, &pci)?;
+        let disks = Disks::create(config, &pci)?;
         let devices = devices::create(&controller, Arc::clone(&pci), sink)?;
         let ended = Arc::new(Ended::new()?);
         let bus = Arc::new(Bus::new(

@@ -64,6 +64,17 @@ pub enum Error {
          that there", path = .0.display()
     )]
     FormatNeeded(PathBuf),
+    /// A network, or the host's side of it.
+    #[error(transparent)]
+    Net(#[from] strata_net::Error),
+    /// A descriptor that strata should have inherited.
+    #[error("descriptor {fd} can not be used: {source}; open it in the process that starts strata")]
+    InheritedFd {
+        /// Its number.
+        fd: i32,
+        /// What the operating system answered.
+        source: io::Error,
+    },
     /// What cloud-init is to read.
     #[error(transparent)]
     CloudInit(#[from] strata_cloud_init::Error),
@@ -118,6 +129,7 @@ impl Error {
                 exit::FAILURE
             }
             Self::Stopped(_) | Self::GuestMemory(_) => exit::FAILURE,
+            Self::Net(error) if error.is_failure() => exit::FAILURE,
             _ => exit::BAD_INPUT,
         }
     }

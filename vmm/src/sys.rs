@@ -135,6 +135,12 @@ fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// A duplicate, closed on exec, of a descriptor that this process was started with.
+pub(crate) fn inherited(fd: i32) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl takes any number, and fails for one that is no descriptor.
+    owned(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) }.into())
+}
+
 /// Whether this process may make a userfaultfd that also handles the kernel's own faults (as
 /// those of KVM are).
 pub(crate) fn userfaultfd_probe() -> io::Result<()> {

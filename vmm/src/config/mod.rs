@@ -19,7 +19,7 @@ use strata_vcpu::CpuModel;
 pub use cloud_init::CloudInitConfig;
 pub use disk::DiskConfig;
 pub use memory::{HugePages, MemoryConfig};
-pub use net::{Mac, NetConfig};
+pub use net::NetConfig;
 pub use serial::SerialTarget;
 
 use crate::error::Error;

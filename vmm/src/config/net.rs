@@ -1,63 +1,25 @@
 //! Network cards: `bridge=BR`, `tap=NAME`, `fd=N` or `user`, and what goes with each.
 
-use std::fmt;
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
+use strata_net::{Forward, InterfaceName, MacAddr};
 
 use super::options::{self, FromText, Options, options};
 
-/// An Ethernet address of a card: unicast.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Mac(pub [u8; 6]);
-
-impl FromStr for Mac {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let fail = || format!("\"{text}\" is no MAC address; one looks like 52:54:00:12:34:56");
-        let mut mac = [0; 6];
-        let mut parts = text.split(':');
-        for byte in &mut mac {
-            let part = parts
-                .next()
-                .filter(|part| part.len() == 2)
-                .ok_or_else(fail)?;
-            *byte = u8::from_str_radix(part, 16).map_err(|_| fail())?;
-        }
-        if parts.next().is_some() {
-            return Err(fail());
-        }
-        if mac[0] & 1 != 0 {
-            return Err(format!(
-                "{text} is a multicast address, which no card can have: make its first byte even"
-            ));
-        }
-        if mac == [0; 6] {
-            return Err(format!("{text} is no card's address"));
-        }
-        Ok(Self(mac))
-    }
-}
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
-impl Serialize for Mac {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl FromText for Mac {
-    const EXPECTED: &'static str = "a MAC address";
+impl FromText for MacAddr {
+    const EXPECTED: &'static str = "a MAC address as 52:54:00:12:34:56";
 
     fn from_text(text: &str) -> Result<Self, String> {
         text.parse()
+            .map_err(|error: strata_net::Error| error.to_string())
+    }
+}
+
+impl FromText for InterfaceName {
+    const EXPECTED: &'static str = "the name of a network interface";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        text.parse()
+            .map_err(|error: strata_net::Error| error.to_string())
     }
 }
 
@@ -68,12 +30,20 @@ pub struct NetConfig {
     /// Its name in messages and commands; net0 and so on where none is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// The bridge that a tap of its own is put on.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bridge: Option<String>,
-    /// The tap's name.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tap: Option<String>,
+    /// The bridge that its tap is put on.
+    #[serde(
+        deserialize_with = "options::some",
+        serialize_with = "options::print",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub bridge: Option<InterfaceName>,
+    /// The tap's name; the kernel chooses one where a bridge is named and none is given.
+    #[serde(
+        deserialize_with = "options::some",
+        serialize_with = "options::print",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub tap: Option<InterfaceName>,
     /// The descriptor of an open tap that strata has inherited.
     #[serde(
         deserialize_with = "options::some",
@@ -108,6 +78,7 @@ pub struct NetConfig {
 
 impl Options for NetConfig {
     const HEADS: &'static [&'static str] = &[];
+    const LISTS: &'static [&'static str] = &["hostfwd"];
     const WHAT: &'static str = "net";
 
     fn check(&self) -> Result<(), String> {
@@ -124,7 +95,7 @@ impl Options for NetConfig {
                     .to_owned(),
             );
         }
-        if self.hostfwd.is_some() && !self.user {
+        if !self.hostfwd.is_empty() && !self.user {
             return Err(
                 "hostfwd goes with user; a bridge's guests have ports of their own".to_owned(),
             );
@@ -135,6 +106,7 @@ impl Options for NetConfig {
         {
             return Err("1 to 64 queues".to_owned());
         }
+        self.forwards()?;
         if self.mtu.is_some_and(|mtu| mtu < 68) {
             return Err("the mtu is at least 68 (IPv4's smallest)".to_owned());
         }
@@ -143,6 +115,16 @@ impl Options for NetConfig {
 }
 
 options!(NetConfig);
+
+impl NetConfig {
+    /// The ports of the host that lead to the guest.
+    pub fn forwards(&self) -> Result<Vec<Forward>, String> {
+        let forwards = self.hostfwd.iter().map(|text| text.parse());
+        forwards
+            .collect::<Result<_, strata_net::Error>>()
+            .map_err(|error| error.to_string())
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -156,7 +138,7 @@ mod tests {
             "tap=tap0",
             "fd=7",
             "user",
-            "user,hostfwd=tcp::2222-:22",
+            "user,hostfwd=tcp::2222-:22,hostfwd=udp:127.0.0.1:53-:53",
         ] {
             let net: NetConfig = text.parse().unwrap();
             let json = serde_json::to_value(&net).unwrap();

@@ -13,6 +13,9 @@ pub(super) trait Options: DeserializeOwned {
     /// The keys of first parts that have none, as the size in `1G,hugepages=2M`.
     const HEADS: &'static [&'static str];
 
+    /// The keys that may be said more than once.
+    const LISTS: &'static [&'static str] = &[];
+
     /// What it is, for messages.
     const WHAT: &'static str;
 
@@ -24,16 +27,16 @@ pub(super) trait Options: DeserializeOwned {
 
 /// Reads the command line's text. A comma within a value is doubled, as QEMU's users know it.
 pub(super) fn parse<T: Options>(text: &str) -> Result<T, String> {
-    let table = table(text, T::HEADS).map_err(|reason| format!("{}: {reason}", T::WHAT))?;
+    let table = table::<T>(text).map_err(|reason| format!("{}: {reason}", T::WHAT))?;
     T::deserialize(Value::Object(table))
         .map_err(|error| error.to_string())
         .and_then(checked)
         .map_err(|reason| format!("{}: {reason}", T::WHAT))
 }
 
-fn table(text: &str, heads: &[&'static str]) -> Result<Map<String, Value>, String> {
+fn table<T: Options>(text: &str) -> Result<Map<String, Value>, String> {
     let mut table = Map::new();
-    let mut heads = heads.iter();
+    let mut heads = T::HEADS.iter();
     for part in split(text) {
         let (key, value) = match (part.split_once('='), heads.next()) {
             (Some(pair), _) => {
@@ -47,8 +50,11 @@ fn table(text: &str, heads: &[&'static str]) -> Result<Map<String, Value>, Strin
             // A switch that is only named is on.
             (None, _) => (part.as_str(), "on"),
         };
-        if table.insert(key.to_owned(), value.into()).is_some() {
-            return Err(format!("{key} is said twice"));
+        match table.entry(key).or_insert(Value::Null) {
+            new @ Value::Null if T::LISTS.contains(&key) => *new = vec![value].into(),
+            new @ Value::Null => *new = value.into(),
+            Value::Array(list) => list.push(value.into()),
+            _ => return Err(format!("{key} is said twice")),
         }
     }
     Ok(table)
@@ -167,6 +173,18 @@ where
     T: FromText,
 {
     value(deserializer).map(Some)
+}
+
+/// Prints a value as [`FromText`] reads it.
+pub(super) fn print<S, T>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error>
+where
+    S: serde::Serializer,
+    T: fmt::Display,
+{
+    match value {
+        Some(value) => serializer.collect_str(value),
+        None => serializer.serialize_none(),
+    }
 }
 
 /// What [`value`] reads.

@@ -2,6 +2,7 @@
 
 mod bus;
 mod disk;
+pub mod net;
 mod pci;
 mod ports;
 mod power;

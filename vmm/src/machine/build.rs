@@ -64,6 +64,7 @@ impl Machine {
         let pci = Pci::new(Arc::clone(&vm), controller.clone(), ram.memory().clone())?;
         let pci = Arc::new(pci);
         let disks = Disks::create(config, &pci)?;
+        devices::net::create(&config.net, &pci)?;
         let devices = devices::create(&controller, Arc::clone(&pci), sink)?;
         let ended = Arc::new(Ended::new()?);
         let bus = Arc::new(Bus::new(

@@ -1,0 +1,203 @@
+//! From the host to the guest.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use strata_virtio::{Chain, Error, Queue};
+
+use super::Shared;
+use super::worker::Served;
+use crate::sys::ReceiveList;
+use crate::{Endpoint, HEADER_LEN};
+
+/// Frames that one call receives, so that sending, and a pause, have their turn.
+const BUDGET: usize = 64;
+/// Pieces that one buffer of the driver's may have, and that are gathered at most. Together they are
+/// fewer than readv(2) takes.
+const MAX_PIECES_OF_BUFFER: usize = 256;
+const MAX_PIECES: usize = 512;
+/// Where `num_buffers` is in the header (virtio 1.2 §5.1.6).
+const NUM_BUFFERS: u64 = 10;
+
+/// Receives frames right into the driver's buffers.
+///
+/// How large the next frame is is not known before it is read. So buffers for the largest one are
+/// popped in advance, and those that a frame did not need serve the next.
+pub(super) struct Receiver {
+    shared: Arc<Shared>,
+    /// Bytes of the largest frame that is expected, with its header; or one, where a frame may not
+    /// lie in several buffers.
+    wanted: u64,
+    /// Buffers in the list, and their bytes together.
+    waiting: VecDeque<Chain>,
+    capacity: u64,
+    list: ReceiveList,
+    /// Chains for reuse, so that nothing is allocated for a frame.
+    spare: Vec<Chain>,
+    used: Vec<(u16, u32)>,
+}
+
+impl Receiver {
+    pub(super) fn new(shared: Arc<Shared>, mergeable: bool, wanted: usize) -> Self {
+        Self {
+            shared,
+            wanted: if mergeable { wanted as u64 } else { 1 },
+            waiting: VecDeque::new(),
+            capacity: 0,
+            list: ReceiveList::new(),
+            spare: Vec::new(),
+            used: Vec::new(),
+        }
+    }
+
+    pub(super) fn serve(
+        &mut self,
+        queue: &mut Queue,
+        endpoint: &mut dyn Endpoint,
+    ) -> Result<Served, Error> {
+        let (mut frames, mut bytes, mut dropped) = (0, 0, 0);
+        let served = self.frames(queue, endpoint, &mut |len| match len {
+            Some(len) => {
+                frames += 1;
+                bytes += len;
+            }
+            None => dropped += 1,
+        });
+        let counters = &self.shared.counters;
+        counters.rx_frames.fetch_add(frames, Ordering::Relaxed);
+        counters.rx_bytes.fetch_add(bytes, Ordering::Relaxed);
+        counters.rx_dropped.fetch_add(dropped, Ordering::Relaxed);
+        let served = served?;
+        // One interrupt for all of them.
+        queue.notify()?;
+        Ok(served)
+    }
+
+    /// Receives up to a budget of frames; tells `count` the bytes of each, or that it was dropped.
+    fn frames(
+        &mut self,
+        queue: &mut Queue,
+        endpoint: &mut dyn Endpoint,
+        count: &mut dyn FnMut(Option<u64>),
+    ) -> Result<Served, Error> {
+        let shared = Arc::clone(&self.shared);
+        for _ in 0..BUDGET {
+            if let Some(limiter) = &shared.rx_limit
+                && let Some(wait) = limiter.wait()
+            {
+                return Ok(Served::Throttled(wait));
+            }
+            if !self.gather(queue)? {
+                return Ok(Served::Waiting);
+            }
+            let len = match endpoint.receive(&mut self.list) {
+                Ok(len) => len,
+                Err(error) => {
+                    if error.kind() != io::ErrorKind::WouldBlock {
+                        log::debug!("receiving a frame: {error}");
+                        count(None);
+                    }
+                    return Ok(Served::Waiting);
+                }
+            };
+            if len < HEADER_LEN || len as u64 > self.capacity || !shared.config.is_link_up() {
+                count(None);
+                continue;
+            }
+            self.deliver(queue, len)?;
+            let payload = len - HEADER_LEN;
+            if let Some(limiter) = &shared.rx_limit {
+                limiter.take(payload);
+            }
+            count(Some(payload as u64));
+        }
+        Ok(Served::More)
+    }
+
+    /// Makes room for the largest frame, as far as the driver lets us. Says whether there is any.
+    fn gather(&mut self, queue: &mut Queue) -> Result<bool, Error> {
+        while self.capacity < self.wanted && self.list.pieces() < MAX_PIECES {
+            let mut chain = self.spare.pop().unwrap_or_default();
+            if !queue.pop(&mut chain)? {
+                self.spare.push(chain);
+                if !self.waiting.is_empty() {
+                    break;
+                }
+                // Only an empty ring needs the driver's kick.
+                if queue.enable_kicks()? {
+                    continue;
+                }
+                return Ok(false);
+            }
+            self.check(&chain)?;
+            if self.waiting.is_empty() {
+                queue.disable_kicks()?;
+            }
+            self.capacity += chain.writable.len();
+            self.list.append(chain.writable.iovecs());
+            self.waiting.push_back(chain);
+        }
+        Ok(true)
+    }
+
+    fn check(&self, chain: &Chain) -> Result<(), Error> {
+        if !chain.readable.is_empty() {
+            return Err(Error::Driver("a receive buffer that the device is to read"));
+        }
+        if chain.writable.len() < HEADER_LEN as u64 {
+            return Err(Error::Driver("a receive buffer shorter than a header"));
+        }
+        if chain.writable.iovecs().len() > MAX_PIECES_OF_BUFFER {
+            return Err(Error::Driver("a receive buffer in more than 256 pieces"));
+        }
+        Ok(())
+    }
+
+    /// Gives the driver the frame of `len` bytes that lies in the first buffers.
+    fn deliver(&mut self, queue: &mut Queue, len: usize) -> Result<(), Error> {
+        self.used.clear();
+        let mut left = len as u64;
+        let mut pieces = 0;
+        for chain in &self.waiting {
+            let part = left.min(chain.writable.len());
+            chain.writable.mark_dirty(queue.memory(), part);
+            pieces += chain.writable.iovecs().len();
+            // A chain is shorter than 4 GiB.
+            self.used.push((chain.head(), part as u32));
+            left -= part;
+            if left == 0 {
+                break;
+            }
+        }
+        if let Some(first) = self.waiting.front_mut() {
+            let count = (self.used.len() as u16).to_le();
+            let memory = queue.memory();
+            self.capacity -= first.writable.len();
+            first.writable.consume(NUM_BUFFERS);
+            let written = first.writable.write_obj(memory, count);
+            written.map_err(|error| queue.error(error))?;
+        }
+        for index in 0..self.used.len() {
+            if let Some(chain) = self.waiting.pop_front() {
+                if index > 0 {
+                    self.capacity -= chain.writable.len();
+                }
+                self.spare.push(chain);
+            }
+        }
+        self.list.consume(pieces);
+        queue.push_all(&self.used)
+    }
+
+    /// Puts the buffers back that hold no frame.
+    pub(super) fn drain(&mut self, queue: &mut Queue) {
+        for chain in self.waiting.drain(..) {
+            queue.unpop();
+            self.spare.push(chain);
+        }
+        self.capacity = 0;
+        self.list.consume(usize::MAX);
+    }
+}

@@ -93,13 +93,8 @@ impl RootBus {
     /// The configuration window belongs to the platform (PCI Firmware 3.2, 4.1.2): a motherboard
     /// resource.
     fn reservation(&self, sink: &mut dyn AmlSink) {
-        let window = aml::AddressSpace::new_memory(
-            AddressSpaceCacheable::NotCacheable,
-            true,
-            self.layout.ecam,
-            self.layout.ecam + BusLayout::ECAM_SIZE - 1,
-            None,
-        );
+        let window =
+            aml::Memory32Fixed::new(true, self.layout.ecam as u32, BusLayout::ECAM_SIZE as u32);
         aml::Device::new(
             "PRES".into(),
             vec![

@@ -20,7 +20,7 @@ const SLOTS: u8 = 32;
 /// Where in the guest's physical address space the bus is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BusLayout {
-    /// The ECAM window of bus 0, 1 MiB, aligned to it, below 4 GiB.
+    /// The ECAM window of bus 0, 1 MiB, aligned to it and below 4 GiB.
     pub ecam: u64,
     /// Where 32-bit BARs go: below 4 GiB.
     pub mem32: Range<u64>,
@@ -47,7 +47,7 @@ impl BusLayout {
         window("64-bit", &self.mem64, 1 << 39)?;
         let start = self.ecam;
         let end = start.saturating_add(Self::ECAM_SIZE);
-        if start.is_multiple_of(Self::ECAM_SIZE) && end < 1 << 32 {
+        if start.is_multiple_of(Self::ECAM_SIZE) && end <= 1 << 32 {
             Ok(())
         } else {
             let window = "ECAM";

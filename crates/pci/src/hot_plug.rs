@@ -42,7 +42,7 @@ pub struct HotPlug {
     slots: u32,
     inserted: AtomicU32,
     removing: AtomicU32,
-    events: Box<dyn HotPlugEvents>,
+    events: Arc<dyn HotPlugEvents>,
 }
 
 impl std::fmt::Debug for HotPlug {
@@ -59,7 +59,7 @@ impl HotPlug {
     pub const PORTS: u16 = 12;
 
     /// Hot-plug for those slots of `bus` that have a bit in `slots`, but never the host bridge's.
-    pub fn new(bus: Arc<Bus>, slots: u32, events: Box<dyn HotPlugEvents>) -> Self {
+    pub fn new(bus: Arc<Bus>, slots: u32, events: Arc<dyn HotPlugEvents>) -> Self {
         Self {
             bus,
             slots: slots & !1,

@@ -72,7 +72,8 @@ impl Msix {
 
     /// Reads the table at `offset`, in any width.
     pub fn read_table(&self, offset: u64, data: &mut [u8]) {
-        for (byte, at) in data.iter_mut().zip(offset..) {
+        data.fill(0);
+        for (byte, at) in data.iter_mut().zip(offset..=u64::MAX) {
             let entry = usize::try_from(at / ENTRY).ok();
             let vector = entry.and_then(|entry| self.vectors.get(entry));
             *byte = vector.map_or(0, |vector| entry_bytes(vector)[(at % ENTRY) as usize]);
@@ -104,7 +105,8 @@ impl Msix {
 
     /// Reads the pending bits at `offset`, in any width.
     pub fn read_pba(&self, offset: u64, data: &mut [u8]) {
-        for (byte, at) in data.iter_mut().zip(offset..) {
+        data.fill(0);
+        for (byte, at) in data.iter_mut().zip(offset..=u64::MAX) {
             *byte = (0..8).fold(0, |bits, bit| {
                 let vector = at.checked_mul(8).map(|first| first + bit);
                 let pending = vector.is_some_and(|vector| self.is_pending(vector));

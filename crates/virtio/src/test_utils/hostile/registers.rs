@@ -54,7 +54,7 @@ pub(super) fn places(driver: &mut MockDriver, queue: u16) -> Vec<Outcome> {
         (
             "a table across the end of addresses",
             max,
-            [u64::MAX & !0xf, good[1], good[2]],
+            [!0xf, good[1], good[2]],
         ),
     ];
     let mut outcomes = Vec::new();

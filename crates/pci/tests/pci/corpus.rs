@@ -1,0 +1,28 @@
+//! Replays the fuzzer's stored inputs.
+
+use std::fs;
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use crate::sequence::run;
+
+#[test]
+fn stored_inputs_find_nothing() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pci/corpus");
+    let inputs: Vec<_> = fs::read_dir(corpus)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    assert!(!inputs.is_empty(), "the corpus is missing");
+    for input in inputs {
+        run(&fs::read(&input).unwrap());
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_sequence_does_harm(input in prop::collection::vec(any::<u8>(), 0..2000)) {
+        run(&input);
+    }
+}

@@ -1,0 +1,155 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use strata_pci::{Bus, BusLayout, ConfigImage, Error};
+
+use crate::toy::{ECAM, MEM32, MEM64, Toy, layout, read, read_u32, write};
+
+fn port_read<const N: usize>(bus: &Bus, offset: u16) -> [u8; N] {
+    let mut data = [0x5a; N];
+    bus.read_port(offset, &mut data);
+    data
+}
+
+#[test]
+fn ports_reach_what_ecam_reaches() {
+    let bus = Bus::new(layout()).unwrap();
+    bus.add(Toy::new()).unwrap();
+    // Linux, arch/x86/pci/direct.c: pci_check_type1.
+    bus.write_port(3, &[1]);
+    bus.write_port(0, &0x8000_0000_u32.to_le_bytes());
+    assert_eq!(port_read(&bus, 0), 0x8000_0000_u32.to_le_bytes());
+    for register in (0..256_u16).step_by(4) {
+        let address = 0x8000_0800 | u32::from(register);
+        bus.write_port(0, &address.to_le_bytes());
+        assert_eq!(port_read::<4>(&bus, 4), read(&bus, 1, register));
+        assert_eq!(port_read::<1>(&bus, 6), read(&bus, 1, register + 2));
+        assert_eq!(port_read::<2>(&bus, 6), read(&bus, 1, register + 2));
+    }
+    bus.write_port(0, &0x8000_083c_u32.to_le_bytes());
+    bus.write_port(4, &[0x77]);
+    assert_eq!(read(&bus, 1, 0x3c), [0x77]);
+    for nobody in [0x0000_0800_u32, 0x8000_0900, 0x8001_0800, 0x8000_1000] {
+        bus.write_port(0, &nobody.to_le_bytes());
+        assert_eq!(port_read(&bus, 4), [0xff; 4], "{nobody:#x}");
+        bus.write_port(4, &[0; 4]);
+    }
+    assert_eq!(read(&bus, 1, 0x3c), [0x77]);
+}
+
+#[test]
+fn other_buses_and_functions_are_not_there() {
+    let bus = Bus::new(layout()).unwrap();
+    for offset in [1 << 12, 7 << 12, 1 << 20, 1 << 40, !3] {
+        let mut data = [0; 4];
+        bus.read_ecam(offset, &mut data);
+        assert_eq!(data, [0xff; 4], "{offset:#x}");
+        bus.write_ecam(offset, &data);
+    }
+    assert_eq!(read::<4>(&bus, 0, 0x100), [0; 4], "no extended capability");
+    assert_eq!(read::<4>(&bus, 0, 0xffc), [0; 4]);
+}
+
+#[test]
+fn slots_fill_and_empty_and_their_windows_come_back() {
+    let bus = Bus::new(layout()).unwrap();
+    for slot in 1..32 {
+        assert_eq!(bus.add(Toy::new()).unwrap(), slot);
+    }
+    assert_eq!(bus.present(), u32::MAX);
+    assert!(matches!(bus.add(Toy::new()), Err(Error::NoFreeSlot)));
+    let taken = bus.add_at(5, Toy::new());
+    assert!(matches!(taken, Err(Error::SlotTaken { slot: 5 })));
+    let absent = bus.add_at(32, Toy::new());
+    assert!(matches!(absent, Err(Error::NoSuchSlot { slot: 32 })));
+
+    let before = read_u32(&bus, 7, 0x10);
+    write(&bus, 7, 4, &[2]);
+    assert!(bus.read_memory(before.into(), &mut [0]));
+    assert!(bus.remove(7).is_some());
+    assert!(bus.remove(7).is_none());
+    assert!(bus.remove(99).is_none());
+    assert!(!bus.read_memory(before.into(), &mut [0]));
+    assert_eq!(read_u32(&bus, 7, 0), u32::MAX);
+    assert_eq!(bus.add(Toy::new()).unwrap(), 7);
+    assert_eq!(read_u32(&bus, 7, 0x10), before);
+}
+
+#[test]
+fn a_function_without_room_leaves_the_bus_as_it_was() {
+    let mut small = layout();
+    small.mem64 = MEM64..MEM64 + 0x1_8000;
+    let bus = Bus::new(small).unwrap();
+    bus.add(Toy::new()).unwrap();
+    let refused = bus.add(Toy::new());
+    assert!(matches!(
+        refused,
+        Err(Error::NoRoom {
+            size: 0x1_0000,
+            window: "64-bit"
+        })
+    ));
+    assert_eq!(bus.present(), 0b11);
+    // Its 32-bit BAR, which had room, is free again.
+    bus.remove(1);
+    bus.add(Toy::new()).unwrap();
+    assert_eq!(read_u32(&bus, 1, 0x10), MEM32 as u32);
+}
+
+#[test]
+fn layouts_that_can_not_be_are_refused() {
+    let wrong = |change: fn(&mut BusLayout)| {
+        let mut layout = layout();
+        change(&mut layout);
+        matches!(Bus::new(layout), Err(Error::Window { .. }))
+    };
+    assert!(wrong(|l| l.ecam += 4096));
+    assert!(wrong(|l| l.ecam = 1 << 32));
+    assert!(wrong(|l| l.mem32 = 0x1000..0x1000));
+    assert!(wrong(|l| l.mem32.end = 1 << 33));
+    assert!(wrong(|l| l.mem64.start += 1));
+    assert!(wrong(|l| l.mem64.end = 1 << 40));
+}
+
+#[derive(Default)]
+struct Image(Mutex<BTreeMap<u8, [u8; 256]>>);
+
+impl ConfigImage for Image {
+    fn write(&self, slot: u8, offset: u16, data: &[u8]) {
+        let mut slots = self.0.lock().unwrap();
+        let at = usize::from(offset);
+        slots.entry(slot).or_insert([0; 256])[at..at + data.len()].copy_from_slice(data);
+    }
+
+    fn clear(&self, slot: u8) {
+        self.0.lock().unwrap().remove(&slot);
+    }
+}
+
+#[test]
+fn the_image_is_what_reads_would_give() {
+    let image = Arc::new(Image::default());
+    let bus = Bus::with_image(layout(), image.clone()).unwrap();
+    bus.add(Toy::new()).unwrap();
+    let check = |bus: &Bus| {
+        let slots = image.0.lock().unwrap();
+        for (slot, bytes) in slots.iter() {
+            assert_eq!(*bytes, read::<256>(bus, *slot, 0), "slot {slot}");
+        }
+        let present = slots.keys().fold(0, |bits, slot| bits | 1_u32 << slot);
+        assert_eq!(present, bus.present());
+    };
+    check(&bus);
+    for at in 0..256_u16 {
+        write(&bus, 1, at, &[0xff; 4][..usize::from(at % 4) + 1]);
+        bus.write_port(0, &(0x8000_0800 | u32::from(at & 0xfc)).to_le_bytes());
+        bus.write_port(4 + at % 4, &[0x11]);
+        check(&bus);
+    }
+    write(&bus, 1, 0xff0, &[1]);
+    write(&bus, 2, 0, &[1]);
+    bus.write_ecam(ECAM, &[1]);
+    check(&bus);
+    bus.remove(1);
+    check(&bus);
+}

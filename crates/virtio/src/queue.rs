@@ -47,6 +47,8 @@ pub struct Queue {
     indirect: Result<(), QueueError>,
     kick: Arc<EventFd>,
     interrupt: QueueInterrupt,
+    /// Whether chains were pushed since the last [`notify`](Self::notify).
+    pushed: bool,
 }
 
 /// What of the negotiated features concerns a queue.
@@ -85,6 +87,7 @@ impl Queue {
             indirect,
             kick,
             interrupt,
+            pushed: false,
         })
     }
 
@@ -171,7 +174,9 @@ impl Queue {
         let size = self.ring.size().into();
         self.ring
             .add_used(&self.memory, head, written)
-            .map_err(|_| self.error(QueueError::NotInTable { index: head, size }))
+            .map_err(|_| self.error(QueueError::NotInTable { index: head, size }))?;
+        self.pushed = true;
+        Ok(())
     }
 
     /// Interrupts the driver, if it wants to know of what was pushed since the last call (virtio
@@ -180,7 +185,7 @@ impl Queue {
     /// # Errors
     /// [`Error::Queue`], and [`Error::Io`] if the eventfd can not be written.
     pub fn notify(&mut self) -> Result<(), Error> {
-        if self.wants_interrupt()? {
+        if std::mem::take(&mut self.pushed) && self.wants_interrupt()? {
             self.interrupt.trigger()?;
         }
         Ok(())

@@ -249,14 +249,17 @@ impl Looped {
 
     fn commanded(&mut self, ops: &mut EventOps<'_>) {
         let _ = self.wake.read();
-        match self.commands.try_recv() {
-            Ok(Command::Pause(answer)) => {
-                self.drain(ops);
-                self.answer(&answer);
-                self.park(ops);
+        while self.phase != Phase::Stopped {
+            match self.commands.try_recv() {
+                Ok(Command::Pause(answer)) => {
+                    self.drain(ops);
+                    self.answer(&answer);
+                    self.park(ops);
+                }
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => self.stop(ops),
+                Ok(Command::Resume) => {}
+                Err(TryRecvError::Empty) => return,
             }
-            Ok(Command::Stop) | Err(TryRecvError::Disconnected) => self.stop(ops),
-            Ok(Command::Resume) | Err(TryRecvError::Empty) => {}
         }
     }
 

@@ -60,15 +60,13 @@ impl MockDriver {
         let vectors = u16::try_from(device.queue_sizes().len() + 1).unwrap();
         let sink = Arc::new(RecordingSink::new(vectors));
         let binder = Arc::new(MockBinder::default());
-        let device = VirtioPci::new(device, ram.memory().clone(), sink.clone(), binder.clone());
-        let device = Arc::new(device.unwrap());
         let layout = BusLayout {
             ecam: 0xe000_0000,
             mem32: 0xd000_0000..0xd100_0000,
             mem64: 1 << 38..(1 << 38) + (1 << 30),
         };
         let bus = Bus::new(layout).unwrap();
-        bus.add_at(SLOT as u8, device.clone()).unwrap();
+        let device = plug(device, &bus, ram.memory(), &sink, &binder);
         let mut driver = Self {
             device,
             bus,
@@ -82,6 +80,15 @@ impl MockDriver {
         };
         driver.probe();
         driver
+    }
+
+    /// Takes the device out and puts another into its place, as a restored machine has it: the guest
+    /// and all its memory stay as they are.
+    pub fn replace_device(&mut self, device: Box<dyn Device>) {
+        self.bus.remove(SLOT as u8);
+        self.device.stop();
+        let memory = self.ram.memory();
+        self.device = plug(device, &self.bus, memory, &self.sink, &self.binder);
     }
 
     /// The device's transport.
@@ -501,4 +508,17 @@ impl MockDriver {
         assert!(at < BUFFERS, "the mock guest has no room for its queues");
         at
     }
+}
+
+fn plug(
+    device: Box<dyn Device>,
+    bus: &Bus,
+    memory: &GuestMemory,
+    sink: &Arc<RecordingSink>,
+    binder: &Arc<MockBinder>,
+) -> Arc<VirtioPci> {
+    let device = VirtioPci::new(device, memory.clone(), sink.clone(), binder.clone());
+    let device = Arc::new(device.unwrap());
+    bus.add_at(SLOT as u8, device.clone()).unwrap();
+    device
 }

@@ -2,6 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod corpus;
 mod echo;
 mod hostile;
+mod lifecycle;
+mod sequence;
 mod serving;
+mod slow;
+mod transport;

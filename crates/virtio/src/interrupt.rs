@@ -1,5 +1,7 @@
 //! How a device tells its driver: queue interrupts, configuration changes, and that it is broken.
 
+use std::error::Error as StdError;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering};
 
@@ -28,6 +30,8 @@ pub(crate) struct Signals {
     pub(crate) generation: AtomicU32,
     /// Whether the device is broken until its reset.
     pub(crate) needs_reset: AtomicBool,
+    /// How often the device was broken.
+    breaks: AtomicU32,
     /// Whether the driver has said DRIVER_OK: before, it gets no interrupt (virtio 1.2, 3.1.1).
     pub(crate) driver_ok: AtomicBool,
 }
@@ -42,6 +46,7 @@ impl Signals {
             isr: AtomicU8::new(0),
             generation: AtomicU32::new(0),
             needs_reset: AtomicBool::new(false),
+            breaks: AtomicU32::new(0),
             driver_ok: AtomicBool::new(false),
         }
     }
@@ -80,13 +85,20 @@ impl Signals {
         Ok(())
     }
 
-    /// Breaks the device (virtio 1.2, 2.1.2). Returns whether it was whole.
-    pub(crate) fn break_device(&self) -> bool {
-        let was_whole = !self.needs_reset.swap(true, Ordering::SeqCst);
-        if was_whole {
-            self.config_interrupt();
+    /// Breaks the device (virtio 1.2, 2.1.2), and says so in the log: once until its reset, and not
+    /// for ever, since a guest may break it as often as it likes.
+    pub(crate) fn break_device(&self, name: &str, error: &dyn StdError) {
+        const WARNINGS: u32 = 10;
+        if self.needs_reset.swap(true, Ordering::SeqCst) {
+            return;
         }
-        was_whole
+        self.config_interrupt();
+        let level = if self.breaks.fetch_add(1, Ordering::Relaxed) < WARNINGS {
+            log::Level::Warn
+        } else {
+            log::Level::Debug
+        };
+        log::log!(level, "{name} needs a reset: {}", Chained(error));
     }
 
     fn config_interrupt(&self) {
@@ -149,5 +161,20 @@ impl ConfigInterrupt {
     pub fn changed(&self) {
         self.0.generation.fetch_add(1, Ordering::Release);
         self.0.config_interrupt();
+    }
+}
+
+/// An error and its sources in one line.
+struct Chained<'a>(&'a dyn StdError);
+
+impl fmt::Display for Chained<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(error) = source {
+            write!(f, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
     }
 }

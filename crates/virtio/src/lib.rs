@@ -1,5 +1,8 @@
-//! Virtio devices for virtual machine monitors.
-
+#![cfg_attr(feature = "test-utils", doc = include_str!("../README.md"))]
+#![cfg_attr(
+    not(feature = "test-utils"),
+    doc = "Virtio devices for virtual machine monitors; with the feature `test-utils` this page has the README."
+)]
 #![deny(unsafe_code)]
 
 mod chain;

@@ -208,15 +208,9 @@ impl Looped {
     /// Breaks the device and parks: whatever is watched is no longer looked at.
     fn fail(&mut self, error: &Error, ops: &mut EventOps<'_>) {
         self.phase = Phase::Broken;
-        self.break_device(error);
+        self.signals.break_device(&self.name, error);
         self.drain(ops);
         self.park(ops);
-    }
-
-    fn break_device(&self, error: &Error) {
-        if self.signals.break_device() {
-            log::warn!("{} needs a reset: {}", self.name, Chained(error));
-        }
     }
 
     /// Drains the worker, in whatever phase it is.
@@ -227,7 +221,7 @@ impl Looped {
         };
         if let Err(error) = self.worker.drain(&mut context) {
             self.phase = Phase::Broken;
-            self.break_device(&error);
+            self.signals.break_device(&self.name, &error);
         }
     }
 
@@ -315,21 +309,6 @@ impl MutEventSubscriber for Looped {
                 worker.ready(token, events.event_set(), context)
             }),
         }
-    }
-}
-
-/// An error and its sources in one line.
-struct Chained<'a>(&'a Error);
-
-impl std::fmt::Display for Chained<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = std::error::Error::source(self.0);
-        while let Some(error) = source {
-            write!(f, ": {error}")?;
-            source = error.source();
-        }
-        Ok(())
     }
 }
 
@@ -423,9 +402,8 @@ fn run(manager: &mut EventManager<Looped>, looped: Looped) {
             _ => return,
         }
         if let Err(error) = manager.run() {
-            log::error!("the event loop of {name} failed: {error}");
             if let Ok(looped) = manager.subscriber_mut(id) {
-                looped.signals.break_device();
+                looped.signals.break_device(&name, &error);
             }
             return;
         }

@@ -6,10 +6,12 @@
 
 mod binder;
 mod driver;
+mod fuzz;
 mod hostile;
 mod ring;
 
 pub use binder::MockBinder;
 pub use driver::{MockDriver, Used};
+pub use fuzz::fuzz_queues;
 pub use hostile::{Outcome, hostile_suite};
 pub use ring::{Buffer, MockQueue, flags};

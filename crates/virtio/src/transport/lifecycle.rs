@@ -134,11 +134,10 @@ impl Lifecycle {
         }
         self.activated = true;
         if let Err(error) = self.try_activate(Start::Running) {
-            log::warn!("{} needs a reset: {error}", self.device.name());
             for thread in &self.threads {
                 thread.stop();
             }
-            self.signals.break_device();
+            self.signals.break_device(self.device.name(), &error);
             return;
         }
         self.bind();

@@ -1,7 +1,7 @@
 //! A virtqueue as its device uses it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use strata_memory::GuestMemory;
 use virtio_queue::{Queue as SplitQueue, QueueOwnedT, QueueT};
@@ -45,10 +45,10 @@ pub struct Queue {
     memory: GuestMemory,
     /// Whether a descriptor may refer to a table.
     indirect: Result<(), QueueError>,
+    /// Entries of the used ring that [`notify`](Self::notify) has not yet seen.
+    added: u16,
     kick: Arc<EventFd>,
     interrupt: QueueInterrupt,
-    /// Whether chains were pushed since the last [`notify`](Self::notify).
-    pushed: bool,
 }
 
 /// What of the negotiated features concerns a queue.
@@ -85,9 +85,9 @@ impl Queue {
             ring,
             memory,
             indirect,
+            added: 0,
             kick,
             interrupt,
-            pushed: false,
         })
     }
 
@@ -171,11 +171,42 @@ impl Queue {
     /// # Errors
     /// [`Error::Queue`] if there can be no such chain.
     pub fn push(&mut self, head: u16, written: u32) -> Result<(), Error> {
-        let size = self.ring.size().into();
+        self.push_all(&[(head, written)])
+    }
+
+    /// Gives several chains back at once, each a head and the bytes written: the driver sees all of
+    /// them or none, as it has to where they are one frame (virtio 1.2, 5.1.6.4).
+    ///
+    /// # Errors
+    /// [`Error::Queue`] if there can be no such chain, or not so many of them.
+    pub fn push_all(&mut self, used: &[(u16, u32)]) -> Result<(), Error> {
+        let size = self.ring.size();
+        let Some((&(last, written), others)) = used.split_last() else {
+            return Ok(());
+        };
+        if let Some(&(index, _)) = used.iter().find(|(head, _)| *head >= size) {
+            let size = size.into();
+            return Err(self.error(QueueError::NotInTable { index, size }));
+        }
+        if used.len() > usize::from(size) {
+            return Err(self.used_ring_error());
+        }
+        let mut next = self.ring.next_used();
+        for &(head, written) in others {
+            // The ring was checked when it was enabled (virtio 1.2, 2.7.8: 4 bytes, then elements
+            // of 8), and what is before `last` is published with it.
+            let offset = 4 + u64::from(next & (size - 1)) * 8;
+            let element = [u32::from(head).to_le(), written.to_le()];
+            self.memory
+                .write_obj(element, GuestAddress(self.ring.used_ring() + offset))
+                .map_err(|_| self.used_ring_error())?;
+            next = next.wrapping_add(1);
+        }
+        self.ring.set_next_used(next);
         self.ring
-            .add_used(&self.memory, head, written)
-            .map_err(|_| self.error(QueueError::NotInTable { index: head, size }))?;
-        self.pushed = true;
+            .add_used(&self.memory, last, written)
+            .map_err(|_| self.used_ring_error())?;
+        self.added = self.added.saturating_add(used.len() as u16);
         Ok(())
     }
 
@@ -185,7 +216,7 @@ impl Queue {
     /// # Errors
     /// [`Error::Queue`], and [`Error::Io`] if the eventfd can not be written.
     pub fn notify(&mut self) -> Result<(), Error> {
-        if std::mem::take(&mut self.pushed) && self.wants_interrupt()? {
+        if self.added != 0 && self.wants_interrupt()? {
             self.interrupt.trigger()?;
         }
         Ok(())
@@ -256,19 +287,24 @@ impl Queue {
     }
 
     fn wants_interrupt(&mut self) -> Result<bool, Error> {
-        let wants = self
-            .ring
-            .needs_notification(&self.memory)
-            .map_err(|_| self.used_ring_error())?;
+        // What was pushed must be there before the driver's wish is read: it may be going to sleep.
+        fence(Ordering::SeqCst);
+        let ring = self.ring.avail_ring();
+        let added = std::mem::take(&mut self.added);
+        let load = |offset| -> Result<u16, Error> {
+            let value: u16 = self
+                .memory
+                .load(GuestAddress(ring + offset), Ordering::Relaxed)
+                .map_err(|_| self.used_ring_error())?;
+            Ok(u16::from_le(value))
+        };
         if self.ring.event_idx_enabled() {
-            return Ok(wants);
+            // Whether `used_event`, behind the entries, is among the entries that were added.
+            let used_event = load(4 + 2 * u64::from(self.ring.size()))?;
+            let since = self.ring.next_used().wrapping_sub(used_event).wrapping_sub(1);
+            return Ok(since < added);
         }
-        // `needs_notification` has passed the fence that this read needs, and knows no flags.
-        let flags: u16 = self
-            .memory
-            .load(GuestAddress(self.ring.avail_ring()), Ordering::Relaxed)
-            .map_err(|_| self.used_ring_error())?;
-        Ok(u16::from_le(flags) & NO_INTERRUPT == 0)
+        Ok(load(0)? & NO_INTERRUPT == 0)
     }
 
     /// Not seen with a ring that was checked when it was enabled.

@@ -46,6 +46,12 @@ impl Level1 {
         }]));
     }
 
+    /// The contents of a file.
+    #[track_caller]
+    pub fn get(&self, path: &str) -> Vec<u8> {
+        ok(self.machine.get(path))
+    }
+
     /// What a shell script prints, without the last end of line. It must succeed.
     #[track_caller]
     pub fn sh(&self, script: &str) -> String {

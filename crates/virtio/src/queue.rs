@@ -301,7 +301,11 @@ impl Queue {
         if self.ring.event_idx_enabled() {
             // Whether `used_event`, behind the entries, is among the entries that were added.
             let used_event = load(4 + 2 * u64::from(self.ring.size()))?;
-            let since = self.ring.next_used().wrapping_sub(used_event).wrapping_sub(1);
+            let since = self
+                .ring
+                .next_used()
+                .wrapping_sub(used_event)
+                .wrapping_sub(1);
             return Ok(since < added);
         }
         Ok(load(0)? & NO_INTERRUPT == 0)

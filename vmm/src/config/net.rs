@@ -53,15 +53,16 @@ pub struct NetConfig {
     /// Whether passt connects it, without any privilege.
     #[serde(deserialize_with = "options::value")]
     pub user: bool,
-    /// With `user`, a port of the host that leads to the guest: `tcp:[ADDR]:PORT-[ADDR]:PORT`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hostfwd: Option<String>,
-    /// Its address; one made from the machine's and its own name where none is given.
+    /// With `user`, ports of the host that lead to the guest: `tcp:[ADDR]:PORT-[ADDR]:PORT`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hostfwd: Vec<String>,
+    /// Its address; a random one where none is given.
     #[serde(
         deserialize_with = "options::some",
+        serialize_with = "options::print",
         skip_serializing_if = "Option::is_none"
     )]
-    pub mac: Option<Mac>,
+    pub mac: Option<MacAddr>,
     /// The largest frame's payload, told to the guest.
     #[serde(
         deserialize_with = "options::some",
@@ -156,8 +157,10 @@ mod tests {
             ("br0", "unknown field `br0`"),
             ("tap=a,hostfwd=tcp::1-:1", "goes with user"),
             ("tap=a,mac=01:00:5e:00:00:01", "multicast"),
-            ("tap=a,mac=52:54", "no MAC address"),
-            ("tap=a,mac=00:00:00:00:00:00", "no card's"),
+            ("tap=a,mac=52:54", "52:54:00:12:34:56"),
+            ("tap=a,mac=00:00:00:00:00:00", "MAC"),
+            ("bridge=a-name-that-is-too-long", "15"),
+            ("user,hostfwd=2222", "2222"),
             ("tap=a,queues=0", "1 to 64"),
             ("tap=a,mtu=67", "68"),
             ("fd=x", "number"),

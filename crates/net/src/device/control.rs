@@ -47,7 +47,11 @@ impl Control {
     pub(super) fn serve(&mut self, queue: &mut Queue) -> Result<(), Error> {
         for _ in 0..BUDGET {
             if !queue.pop(&mut self.chain)? {
-                return queue.notify();
+                queue.notify()?;
+                if queue.enable_kicks()? {
+                    continue;
+                }
+                return Ok(());
             }
             let mut command = [0; COMMAND_LEN];
             let memory = queue.memory();

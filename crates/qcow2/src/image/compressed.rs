@@ -55,10 +55,9 @@ impl Image {
         let written = self.file.write_at(packed, host);
 
         let mut state = self.lock();
-        let result = match written {
-            Ok(()) => self.link_packed(&mut state, offset, host, length),
-            Err(error) => self.free_bytes(&mut state, host, length).and(Err(error)),
-        };
+        let result = written
+            .and_then(|()| self.link_packed(&mut state, offset, host, length))
+            .or_else(|error| self.free_bytes(&mut state, host, length).and(Err(error)));
         let result = result.and_then(|()| self.bound_unlinked(&mut state));
         state.in_flight.retain(|&other| other != range);
         self.landed.notify_all();
@@ -98,8 +97,9 @@ impl Image {
         let new = self.allocate_exact(state, 1)?;
         let follows = shareable && self.geometry.cluster_start(tail) + size == new.offset;
         let start = if follows { tail } else { new.offset };
-        if follows {
-            state.refcounts.increase(self.disk(), tail >> bits)?;
+        if follows && let Err(error) = state.refcounts.increase(self.disk(), tail >> bits) {
+            self.free_now(state, new.offset, 1)?;
+            return Err(error);
         }
         state.refcounts.tail = start + length;
         Ok(start)

@@ -309,35 +309,52 @@ impl Image {
             .front()
             .is_some_and(|(epoch, _)| epoch + 2 <= now)
         {
-            let Some((_, mut list)) = state.reclaim.pop_front() else {
+            let Some((epoch, mut list)) = state.reclaim.pop_front() else {
                 break;
             };
             list.sort_unstable();
-            self.discard_last(state, &list)?;
-            for offset in list {
-                state
-                    .refcounts
-                    .decrease(self.disk(), offset >> self.geometry.cluster_bits)?;
+            let (freed, result) = self.free_list(state, &list);
+            if result.is_err() {
+                list.drain(..freed);
+                if !list.is_empty() {
+                    // What was not freed is tried again with the next flush.
+                    state.reclaim.push_front((epoch, list));
+                }
+                return result;
             }
         }
         Ok(())
     }
 
+    /// Drops one reference for each entry of a sorted list; returns how many are done with, too.
+    fn free_list(&self, state: &mut State, list: &[u64]) -> (usize, Result<()>) {
+        self.discard_last(state, list);
+        for (number, offset) in list.iter().enumerate() {
+            let cluster = offset >> self.geometry.cluster_bits;
+            if let Err(error) = state.refcounts.decrease(self.disk(), cluster) {
+                // An entry that is wrong stays wrong; one that could not be read may be well.
+                let done = number + usize::from(error.io().is_none());
+                return (done, Err(error));
+            }
+        }
+        (list.len(), Ok(()))
+    }
+
     /// Gives the host back the clusters of a sorted list whose last reference goes, before they
-    /// can be allocated again.
-    fn discard_last(&self, state: &mut State, list: &[u64]) -> Result<()> {
+    /// can be allocated again. Those whose refcount can not be read keep their space.
+    fn discard_last(&self, state: &mut State, list: &[u64]) {
         if !self.pass_discards {
-            return Ok(());
+            return;
         }
         let mut last = Vec::new();
         for group in list.chunk_by(|a, b| a == b) {
             let cluster = group[0] >> self.geometry.cluster_bits;
-            if state.refcounts.get(self.disk(), cluster)? == group.len() as u64 {
+            let count = state.refcounts.get(self.disk(), cluster);
+            if count.is_ok_and(|count| count == group.len() as u64) {
                 last.push(group[0]);
             }
         }
         self.discard_clusters(&last);
-        Ok(())
     }
 
     /// Gives the clusters of a sorted list back to the host.

@@ -262,7 +262,14 @@ impl Image {
         }
         let got = self.allocate(state, wanted)?;
         if got.clusters < wanted {
-            last = self.entry(state, start + ((got.clusters - 1) << geometry.cluster_bits))?;
+            let at = start + ((got.clusters - 1) << geometry.cluster_bits);
+            last = match self.entry(state, at) {
+                Ok(entry) => entry,
+                Err(error) => {
+                    self.free_now(state, got.offset, got.clusters)?;
+                    return Err(error);
+                }
+            };
         }
         Ok(Some(Pending {
             start,
@@ -349,31 +356,50 @@ impl Image {
         Ok(true)
     }
 
-    /// Makes the tables name the clusters of a finished write.
+    /// Makes the tables name the clusters of a finished write; what they can not name is freed.
     fn link(&self, state: &mut State, pending: &Pending, from: u64, to: u64) -> Result<()> {
-        let geometry = &self.geometry;
-        let (low, high) = self.widened(pending, from, to);
         for number in 0..pending.clusters {
-            let distance = number << geometry.cluster_bits;
-            let guest = pending.start + distance;
-            let old = self.entry(state, guest)?;
-            let mut entry = L2Entry {
-                word: (pending.host + distance) | COPIED,
-                bitmap: 0,
-            };
-            if geometry.extended_l2 {
-                let step = geometry.subcluster_size();
-                let end = guest + geometry.cluster_size();
-                let first = (low.max(guest) - guest) / step;
-                let last = (high.min(end) - guest) / step;
-                let mask = subcluster_mask(first as u32, last as u32);
-                let kept = if old.compressed() { 0 } else { old.bitmap };
-                entry.bitmap = kept & !(mask << 32) | mask;
+            let distance = number << self.geometry.cluster_bits;
+            if let Err(error) = self.link_one(state, pending, distance, self.widened(pending, from, to))
+            {
+                if pending.new {
+                    let rest = pending.clusters - number;
+                    self.free_now(state, pending.host + distance, rest)?;
+                }
+                return Err(error);
             }
-            self.set_entry(state, guest, entry)?;
-            if pending.new {
-                self.unlink(state, old)?;
-            }
+        }
+        Ok(())
+    }
+
+    /// Links the cluster at `distance` from the first; guest bytes `low..high` are data now.
+    fn link_one(
+        &self,
+        state: &mut State,
+        pending: &Pending,
+        distance: u64,
+        (low, high): (u64, u64),
+    ) -> Result<()> {
+        let geometry = &self.geometry;
+        let guest = pending.start + distance;
+        let old = self.entry(state, guest)?;
+        let mut entry = L2Entry {
+            word: (pending.host + distance) | COPIED,
+            bitmap: 0,
+        };
+        if geometry.extended_l2 {
+            let step = geometry.subcluster_size();
+            let end = guest + geometry.cluster_size();
+            let first = (low.max(guest) - guest) / step;
+            let last = (high.min(end) - guest) / step;
+            let mask = subcluster_mask(first as u32, last as u32);
+            let kept = if old.compressed() { 0 } else { old.bitmap };
+            entry.bitmap = kept & !(mask << 32) | mask;
+        }
+        self.set_entry(state, guest, entry)?;
+        if pending.new {
+            // This fails for metadata alone, and the handle is broken then.
+            self.unlink(state, old)?;
         }
         Ok(())
     }

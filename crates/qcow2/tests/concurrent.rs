@@ -373,7 +373,8 @@ fn writes_do_not_outlive_a_cut() {
                             let done = match random.below(4) {
                                 0 => image.write_compressed(&vec![6; cluster], whole),
                                 1 => image.write_zeroes(at, (2 * HALF - at).min(700), true),
-                                _ => image.write_at(&[5; 300][..(2 * HALF - at).min(300) as usize], at),
+                                _ => image
+                                    .write_at(&[5; 300][..(2 * HALF - at).min(300) as usize], at),
                             };
                             if done.is_err() {
                                 break;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use common::Random;
 use hostile_body::{Part, exercise, fields, look, patched, replaced, seeds, with};
 use strata_qcow2::storage::MemoryStorage;
-use strata_qcow2::{CreateOptions, Image, OpenOptions, Storage};
+use strata_qcow2::{CreateOptions, Image, NewSnapshot, OpenOptions, Repair, Storage};
 
 /// The largest structures of the format, an L1 table of 32 MiB and a refcount table of 8 MiB,
 /// with their copies while they are moved. Nothing else may come near.
@@ -173,38 +173,113 @@ fn many_wrong_fields_at_once() {
     assert_eq!(failed, 0);
 }
 
-/// A bitmap of a 2 TiB disk claims half a GiB, all of it zeroes in a table of one cluster.
-#[test]
-fn bitmaps_are_not_believed_when_they_claim_sizes() {
+/// Bytes of an image of `size` bytes with a bitmap, and where its directory is.
+fn with_bitmap(size: u64, granularity: u64) -> (Vec<u8>, usize) {
     let memory = Arc::new(MemoryStorage::default());
     let storage: Arc<dyn Storage> = Arc::clone(&memory) as _;
     let create = CreateOptions {
-        size: 2 << 40,
+        size,
         ..Default::default()
     };
     create.create(&storage).unwrap();
-    let writable = OpenOptions {
-        writable: true,
-        ..Default::default()
-    };
-    let image = Image::open(storage, writable.clone()).unwrap();
-    image.add_bitmap("bits", 1 << 20).unwrap();
+    let image = Image::open(storage, writable()).unwrap();
+    image.add_bitmap("bits", granularity).unwrap();
     image.close().unwrap();
     let header = image.header();
     let found = header.extensions.iter().find(|e| e.kind == 0x2385_2875);
     let directory = value_at(&found.unwrap().data, (16, 8)) as usize;
-    let bytes = with(&memory.to_vec(), (directory + 17, 1), 9);
-    let bytes = with(&bytes, (directory + 8, 4), 8192);
+    (memory.to_vec(), directory)
+}
+
+fn writable() -> OpenOptions {
+    OpenOptions {
+        writable: true,
+        ..Default::default()
+    }
+}
+
+/// Does with an image what concerns its bitmaps and sizes, in little memory.
+fn is_bounded(what: &str, bytes: Vec<u8>) {
     let open = std::panic::AssertUnwindSafe(move || {
         let storage = Arc::new(MemoryStorage::new(bytes));
-        if let Ok(image) = Image::open(storage, writable) {
+        if let Ok(image) = Image::open(storage, writable()) {
             let _ = image.bitmaps();
+            let _ = image.apply_snapshot("snapshot");
             let _ = image.write_at(&[1; 512], 0);
+            let _ = image.check(Repair::Nothing, &mut |_| {});
             let _ = image.close();
         }
     });
-    let ended = bounded("a large bitmap", MOST, open);
-    assert!(ended);
+    assert!(bounded(what, MOST, open));
+}
+
+/// Bitmaps of a 2 TiB disk claim half a GiB, or half of that, in a table of one cluster.
+#[test]
+fn bitmaps_are_not_believed_when_they_claim_sizes() {
+    for (shift, entries) in [(9, 8192), (10, 4096)] {
+        let (bytes, directory) = with_bitmap(2 << 40, 1 << 20);
+        let table = value_at(&bytes, (directory, 8)) as usize;
+        let mut bytes = with(&bytes, (directory + 17, 1), shift);
+        bytes = with(&bytes, (directory + 8, 4), entries);
+        is_bounded("a large bitmap", bytes.clone());
+        for entry in 0..entries as usize {
+            bytes[table + entry * 8..][..8].copy_from_slice(&1u64.to_be_bytes());
+        }
+        is_bounded("a large bitmap of ones", bytes);
+    }
+}
+
+/// The tables of 1800 bitmaps, of 8192 entries each, lie at one place.
+#[test]
+fn tables_of_bitmaps_are_not_read_again_and_again() {
+    let (mut bytes, directory) = with_bitmap(2 << 40, 1 << 20);
+    let table = value_at(&bytes, (directory, 8)) as usize;
+    bytes[directory + 8..directory + 12].copy_from_slice(&8192u32.to_be_bytes());
+    bytes[directory + 17] = 9;
+    let entry = bytes[directory..directory + 32].to_vec();
+    let count = 1800;
+    for number in 0..count {
+        let at = directory + number * 32;
+        let mut entry = entry.clone();
+        entry[24..28].copy_from_slice(format!("{number:04}").as_bytes());
+        bytes.resize(bytes.len().max(at + 32), 0);
+        bytes[at..at + 32].copy_from_slice(&entry);
+    }
+    let data = bytes.len().next_multiple_of(64 << 10) as u64;
+    for entry in 0..8192 {
+        bytes[table + entry * 8..][..8].copy_from_slice(&data.to_be_bytes());
+    }
+    let extension = 0x2385_2875u32.to_be_bytes();
+    let at = bytes.windows(4).position(|w| w == extension).unwrap() + 8;
+    bytes[at..at + 4].copy_from_slice(&(count as u32).to_be_bytes());
+    bytes[at + 8..at + 16].copy_from_slice(&(count as u64 * 32).to_be_bytes());
+    is_bounded("many bitmaps", bytes);
+}
+
+/// A snapshot claims that its disk has so many bytes.
+#[test]
+fn snapshots_are_not_believed_when_they_claim_sizes() {
+    for size in [1 << 56, 1 << 62, 1 << 63, u64::MAX] {
+        let memory = Arc::new(MemoryStorage::default());
+        let storage: Arc<dyn Storage> = Arc::clone(&memory) as _;
+        let create = CreateOptions {
+            size: 1 << 20,
+            ..Default::default()
+        };
+        create.create(&storage).unwrap();
+        let image = Image::open(storage, writable()).unwrap();
+        let new = NewSnapshot {
+            name: "snapshot".into(),
+            ..Default::default()
+        };
+        image.create_snapshot(&new).unwrap();
+        image.close().unwrap();
+        let table = image.header().snapshots_offset as usize;
+        is_bounded(
+            &format!("a snapshot of {size} bytes"),
+            with(&memory.to_vec(), (table + 48, 8), size),
+        );
+    }
 }
 
 /// Replays what the fuzz targets are started with and what they have found.

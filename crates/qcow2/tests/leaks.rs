@@ -97,7 +97,11 @@ fn failed_requests_leave_no_leak() {
             while fail_one(options, fault, count) {
                 count += 1;
             }
-            assert!(count >= 8, "{fault:?} {}: only {count}", options.cluster_size);
+            assert!(
+                count >= 8,
+                "{fault:?} {}: only {count}",
+                options.cluster_size
+            );
         }
     }
 }

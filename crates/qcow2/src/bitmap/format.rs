@@ -1,5 +1,7 @@
 //! The bitmaps extension, the directory and the tables.
 
+use std::collections::HashSet;
+
 use crate::error::{Error, Result};
 use crate::format::bytes::{get_u16, get_u32, get_u64};
 use crate::format::entry::OFFSET_MASK;
@@ -10,6 +12,8 @@ use crate::storage::Storage;
 /// The longest directory: 64 MiB.
 const MAX_DIRECTORY: u64 = 65535 * 1024;
 const MAX_BITMAPS: u32 = 65535;
+/// Entries of the tables of all bitmaps, 32 MiB: a small file can claim that tables overlap.
+const MAX_ENTRIES: u64 = 4 << 20;
 /// The longest name in bytes.
 pub(crate) const MAX_NAME: usize = 1023;
 /// Bytes of the largest bitmap.
@@ -91,8 +95,9 @@ impl Directory {
     pub(crate) fn read(self, file: &dyn Storage, header: &Header) -> Result<Vec<DirectoryEntry>> {
         // Read in steps, so that a claimed size is not allocated before it is seen to be used.
         let mut raw = Vec::new();
-        let mut list = Vec::new();
-        let mut at = 0;
+        let mut list: Vec<DirectoryEntry> = Vec::new();
+        let mut names = HashSet::new();
+        let (mut at, mut entries) = (0, 0);
         for _ in 0..self.count {
             let wanted = at + FIXED + MAX_NAME + 1024 + 8;
             while raw.len() < wanted.min(self.size as usize) {
@@ -105,10 +110,15 @@ impl Directory {
                     Error::malformed("bitmap directory", self.offset + at as u64, reason)
                 })?;
             entry.validate(header)?;
-            if list
-                .iter()
-                .any(|other: &DirectoryEntry| other.name == entry.name)
-            {
+            entries += u64::from(entry.table_size);
+            if entries > MAX_ENTRIES {
+                return Err(Error::TooLarge {
+                    what: "entries of bitmap tables",
+                    value: entries,
+                    limit: MAX_ENTRIES,
+                });
+            }
+            if !names.insert(entry.name.clone()) {
                 return Err(Error::Exists {
                     what: "bitmap",
                     name: entry.name,

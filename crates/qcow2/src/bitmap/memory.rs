@@ -1,8 +1,16 @@
 //! A bitmap in memory.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::format::{DirectoryEntry, bytes_for};
+
+/// Words of one page of bits: 4 KiB.
+const PAGE_WORDS: usize = 512;
+/// Bits of one page.
+const PAGE_BITS: u64 = PAGE_WORDS as u64 * 64;
+
+type Page = Box<[AtomicU64; PAGE_WORDS]>;
 
 /// The bits of one bitmap; they may be set by many threads.
 pub(crate) struct Bitmap {
@@ -13,7 +21,8 @@ pub(crate) struct Bitmap {
     /// lies in the file.
     pub(crate) inconsistent: Option<DirectoryEntry>,
     pub(crate) extra: Vec<u8>,
-    words: Vec<AtomicU64>,
+    /// A page takes memory once one of its bits is set: a small image can claim a large bitmap.
+    pages: Box<[OnceLock<Page>]>,
     bits: u64,
 }
 
@@ -21,15 +30,24 @@ impl Bitmap {
     /// A clean bitmap over a disk of `size` bytes.
     pub(crate) fn new(name: String, granularity_bits: u32, size: u64) -> Self {
         let bits = size.div_ceil(1 << granularity_bits);
-        let words = bytes_for(size, granularity_bits).div_ceil(8);
         Self {
             name,
             granularity_bits,
             enabled: AtomicBool::new(true),
             inconsistent: None,
             extra: Vec::new(),
-            words: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            pages: (0..bits.div_ceil(PAGE_BITS))
+                .map(|_| OnceLock::new())
+                .collect(),
             bits,
+        }
+    }
+
+    /// Bytes that its bits take when all are in memory.
+    pub(crate) fn bytes(&self, size: u64) -> u64 {
+        match self.inconsistent {
+            Some(_) => 0,
+            None => bytes_for(size, self.granularity_bits),
         }
     }
 
@@ -51,36 +69,55 @@ impl Bitmap {
             let low = if word == first / 64 { first % 64 } else { 0 };
             let high = if word == last / 64 { last % 64 } else { 63 };
             let mask = (u64::MAX >> (63 - high)) & (u64::MAX << low);
-            if let Some(place) = self.words.get(word as usize) {
-                // A look first: most marks are there already.
-                if place.load(Ordering::Relaxed) & mask != mask {
-                    place.fetch_or(mask, Ordering::Relaxed);
-                }
-            }
+            self.set(word as usize, mask);
         }
     }
 
+    fn set(&self, word: usize, mask: u64) {
+        let Some(page) = self.pages.get(word / PAGE_WORDS) else {
+            return;
+        };
+        let page = page.get_or_init(|| Box::new([const { AtomicU64::new(0) }; PAGE_WORDS]));
+        let place = &page[word % PAGE_WORDS];
+        // A look first: most marks are there already.
+        if place.load(Ordering::Relaxed) & mask != mask {
+            place.fetch_or(mask, Ordering::Relaxed);
+        }
+    }
+
+    /// The page that holds a word, if any of its bits was ever set.
+    fn page(&self, word: usize) -> Option<&Page> {
+        self.pages.get(word / PAGE_WORDS)?.get()
+    }
+
+    fn word(&self, word: usize) -> u64 {
+        self.page(word)
+            .map_or(0, |page| page[word % PAGE_WORDS].load(Ordering::Relaxed))
+    }
+
     pub(crate) fn clear(&self) {
-        self.words
-            .iter()
-            .for_each(|word| word.store(0, Ordering::Relaxed));
+        for page in self.pages.iter().filter_map(OnceLock::get) {
+            page.iter()
+                .for_each(|word| word.store(0, Ordering::Relaxed));
+        }
     }
 
     fn is_set(&self, bit: u64) -> bool {
-        let word = self
-            .words
-            .get((bit / 64) as usize)
-            .map_or(0, |w| w.load(Ordering::Relaxed));
-        word >> (bit % 64) & 1 != 0
+        self.word((bit / 64) as usize) >> (bit % 64) & 1 != 0
     }
 
     /// The first marked range of guest bytes at or after `offset`, as (start, end).
     pub(crate) fn next(&self, offset: u64) -> Option<(u64, u64)> {
         let mut bit = offset >> self.granularity_bits;
         while bit < self.bits && !self.is_set(bit) {
-            let empty_word = bit.is_multiple_of(64)
-                && self.words.get((bit / 64) as usize)?.load(Ordering::Relaxed) == 0;
-            bit += if empty_word { 64 } else { 1 };
+            let word = (bit / 64) as usize;
+            bit = if self.page(word).is_none() {
+                (bit - bit % PAGE_BITS).saturating_add(PAGE_BITS)
+            } else if bit.is_multiple_of(64) && self.word(word) == 0 {
+                bit + 64
+            } else {
+                bit + 1
+            };
         }
         if bit >= self.bits {
             return None;
@@ -104,16 +141,21 @@ impl Bitmap {
         }
     }
 
-    /// The bits as bytes, in the format's order: bit 0 of byte 0 first.
+    /// Whether the bits of some bytes of the stored form were never set.
+    pub(crate) fn is_vacant(&self, from: usize, count: usize) -> bool {
+        let page = PAGE_WORDS * 8;
+        let pages = from / page..(from + count).div_ceil(page);
+        self.pages
+            .get(pages)
+            .is_none_or(|pages| pages.iter().all(|page| page.get().is_none()))
+    }
+
+    /// The bits as bytes, in the format's order: bit 0 of byte 0 first. `from` is a multiple of 8.
     pub(crate) fn to_bytes(&self, from: usize, count: usize) -> Vec<u8> {
-        let byte = |at: usize| {
-            let word = self
-                .words
-                .get(at / 8)
-                .map_or(0, |w| w.load(Ordering::Relaxed));
-            word.to_le_bytes()[at % 8]
-        };
-        (from..from + count).map(byte).collect()
+        let words = (from / 8..(from + count).div_ceil(8)).map(|word| self.word(word));
+        let mut bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
+        bytes.truncate(count);
+        bytes
     }
 
     /// Takes the bits of some bytes of the stored form over.
@@ -126,9 +168,7 @@ impl Bitmap {
             }
             let valid = (self.bits - first).min(8) as u32;
             let byte = byte & (0xffu16 >> (8 - valid)) as u8;
-            if let Some(word) = self.words.get(at / 8) {
-                word.fetch_or(u64::from(byte) << (at % 8 * 8), Ordering::Relaxed);
-            }
+            self.set(at / 8, u64::from(byte) << (at % 8 * 8));
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::format::{GRANULARITY, IN_USE, MAX_BYTES, MAX_NAME, bytes_for};
 use super::memory::Bitmap;
+use super::store::check_bits;
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::image::state::State;
@@ -162,6 +163,7 @@ impl Image {
         let mut list = self.load_bitmaps(state)?;
         let before = list.clone();
         change(&mut list, self.size())?;
+        check_bits(&list, self.size())?;
         state.bitmaps = Some(list.clone());
         if let Err(error) = self.store_bitmaps(state, IN_USE) {
             state.bitmaps = Some(before);

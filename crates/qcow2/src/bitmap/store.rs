@@ -12,9 +12,25 @@ use crate::format::{Autoclear, bytes};
 use crate::image::Image;
 use crate::image::state::State;
 
-/// Bytes of bits that one image may have in memory. Bitmaps beyond that are kept as if they were
-/// inconsistent: an image can claim terabytes of them in a small file.
-const MAX_LOADED: u64 = 256 << 20;
+/// Bytes of bits that the bitmaps of one image may have, set or not. Bitmaps beyond that are kept
+/// as if they were inconsistent: an image can claim terabytes of them in a small file.
+const MAX_BITS: u64 = 256 << 20;
+/// Bytes of bits that loading may fill: in a table, eight bytes say that a cluster is all ones.
+const MAX_LOADED: u64 = 64 << 20;
+
+/// Fails if the bits of these bitmaps, over a disk of `size` bytes, are more than an image may
+/// have.
+pub(super) fn check_bits(list: &[Arc<Bitmap>], size: u64) -> Result<()> {
+    let value = list.iter().map(|bitmap| bitmap.bytes(size)).sum();
+    if value > MAX_BITS {
+        return Err(Error::TooLarge {
+            what: "bitmaps",
+            value,
+            limit: MAX_BITS,
+        });
+    }
+    Ok(())
+}
 
 impl Image {
     /// The image's bitmaps, loaded when they are first asked for.
@@ -24,18 +40,21 @@ impl Image {
         }
         let mut list = Vec::new();
         if let Some(directory) = Directory::of(&state.header)? {
-            let mut total = 0;
+            let (mut bits, mut room) = (0, MAX_LOADED);
             for entry in directory.read(&*self.file, &state.header)? {
                 let bytes = bytes_for(state.header.size, entry.granularity_bits);
-                let bitmap = if entry.flags & IN_USE != 0 || bytes > MAX_LOADED - total {
+                let usable = entry.flags & IN_USE == 0 && bytes <= MAX_BITS - bits;
+                let loaded = match usable {
+                    true => self.load_bitmap(state, &entry, &mut room)?,
+                    false => None,
+                };
+                let bitmap = loaded.unwrap_or_else(|| {
                     Bitmap::unusable(DirectoryEntry {
                         flags: entry.flags | IN_USE,
                         ..entry
                     })
-                } else {
-                    total += bytes;
-                    self.load_bitmap(state, entry)?
-                };
+                });
+                bits += bitmap.bytes(state.header.size);
                 list.push(Arc::new(bitmap));
             }
         }
@@ -43,7 +62,13 @@ impl Image {
         Ok(list)
     }
 
-    fn load_bitmap(&self, state: &State, entry: DirectoryEntry) -> Result<Bitmap> {
+    /// Loads a bitmap; None if that would take more than `room` bytes.
+    fn load_bitmap(
+        &self,
+        state: &State,
+        entry: &DirectoryEntry,
+        room: &mut u64,
+    ) -> Result<Option<Bitmap>> {
         let size = state.header.size;
         let mut bitmap = Bitmap::new(entry.name.clone(), entry.granularity_bits, size);
         bitmap.enabled = (entry.flags & AUTO != 0).into();
@@ -56,16 +81,21 @@ impl Image {
             .enumerate()
         {
             let offset = word & OFFSET_MASK;
+            if offset == 0 && word & ALL_ONES == 0 {
+                continue;
+            }
+            if *room < step {
+                return Ok(None);
+            }
+            *room -= step;
             if offset != 0 {
                 self.file.read_at(&mut raw, offset)?;
-            } else if word & ALL_ONES != 0 {
-                raw.fill(0xff);
             } else {
-                continue;
+                raw.fill(0xff);
             }
             bitmap.load(number * step as usize, &raw);
         }
-        Ok(bitmap)
+        Ok(Some(bitmap))
     }
 
     /// Before the first write: the enabled bitmaps are marked as in use, and tracked.
@@ -136,17 +166,7 @@ impl Image {
     /// `size` bytes. False if there are none.
     pub(crate) fn unstore_bitmaps(&self, state: &mut State, size: u64) -> Result<bool> {
         let list = self.load_bitmaps(state)?;
-        let usable = list.iter().filter(|bitmap| bitmap.inconsistent.is_none());
-        let value = usable
-            .map(|bitmap| bytes_for(size, bitmap.granularity_bits))
-            .sum();
-        if value > MAX_LOADED {
-            return Err(Error::TooLarge {
-                what: "bitmaps",
-                value,
-                limit: MAX_LOADED,
-            });
-        }
+        check_bits(&list, size)?;
         if list.is_empty() {
             return Ok(false);
         }
@@ -158,7 +178,7 @@ impl Image {
         Ok(true)
     }
 
-    /// Offsets of what inconsistent bitmaps take; it stays where it is.
+    /// Offsets of what inconsistent bitmaps take, sorted; it stays where it is.
     fn kept(&self, state: &State, list: &[Arc<Bitmap>]) -> Result<Vec<u64>> {
         let mut kept = Vec::new();
         for entry in list
@@ -169,12 +189,13 @@ impl Image {
             let table = entry.table(&*self.file, &state.header)?;
             kept.extend(table.iter().map(|word| word & OFFSET_MASK));
         }
+        kept.sort_unstable();
         Ok(kept)
     }
 
     fn free_references(&self, state: &mut State, old: &[(u64, u64)], kept: &[u64]) -> Result<()> {
         for &(offset, length) in old {
-            if !kept.contains(&offset) {
+            if kept.binary_search(&offset).is_err() {
                 self.free_now(state, offset, self.geometry.clusters(length))?;
             }
         }
@@ -207,8 +228,12 @@ impl Image {
         let entries = total.div_ceil(step);
         let mut table = Vec::new();
         for number in 0..entries {
-            let count = step.min(total - number * step) as usize;
-            let mut raw = bitmap.to_bytes((number * step) as usize, count);
+            let (from, count) = (number * step, step.min(total - number * step) as usize);
+            if bitmap.is_vacant(from as usize, count) {
+                table.push(0);
+                continue;
+            }
+            let mut raw = bitmap.to_bytes(from as usize, count);
             raw.resize(step as usize, 0);
             if raw.iter().all(|&byte| byte == 0) {
                 table.push(0);

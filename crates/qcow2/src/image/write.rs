@@ -360,7 +360,8 @@ impl Image {
     fn link(&self, state: &mut State, pending: &Pending, from: u64, to: u64) -> Result<()> {
         for number in 0..pending.clusters {
             let distance = number << self.geometry.cluster_bits;
-            if let Err(error) = self.link_one(state, pending, distance, self.widened(pending, from, to))
+            if let Err(error) =
+                self.link_one(state, pending, distance, self.widened(pending, from, to))
             {
                 if pending.new {
                     let rest = pending.clusters - number;

@@ -119,6 +119,14 @@ impl Image {
         let (list, _) = read_table(&*self.file, &state.header)?;
         let snapshot = find(&list, id_or_name)?;
         let size = snapshot.disk_size.unwrap_or(self.size());
+        let limit = self.geometry.max_size();
+        if size > limit {
+            return Err(Error::TooLarge {
+                what: "snapshot disk size",
+                value: size,
+                limit,
+            });
+        }
         let table = self.read_l1(snapshot)?;
         let entries = u64::from(snapshot.l1_size).max(self.geometry.l1_entries(size));
         let clusters = self.geometry.clusters(entries * 8);

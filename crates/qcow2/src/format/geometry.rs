@@ -4,6 +4,8 @@ use crate::error::{Error, Result};
 
 /// The largest L1 table: 32 MiB.
 pub(crate) const MAX_L1_BYTES: u64 = 32 << 20;
+/// The largest LUKS header with its key slots: 64 MiB, where 2 MiB are usual.
+pub(crate) const MAX_CRYPTO_BYTES: u64 = 64 << 20;
 /// The largest refcount table: 8 MiB.
 pub(crate) const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
 /// The largest number of internal snapshots.

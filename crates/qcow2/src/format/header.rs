@@ -3,7 +3,9 @@
 use super::bytes::{get_u32, get_u64};
 use super::extension::{self, CryptoHeader, Extension};
 use super::feature::{self, Autoclear, Compatible, Incompatible};
-use super::geometry::{Geometry, MAX_L1_BYTES, MAX_REFCOUNT_TABLE_BYTES, MAX_SNAPSHOTS};
+use super::geometry::{
+    Geometry, MAX_CRYPTO_BYTES, MAX_L1_BYTES, MAX_REFCOUNT_TABLE_BYTES, MAX_SNAPSHOTS,
+};
 use crate::error::{Error, Result};
 
 pub(crate) const MAGIC: u32 = 0x5146_49fb;
@@ -215,6 +217,15 @@ impl Header {
             });
         }
         table("snapshot table", 64, self.snapshots_offset, 0, 0)?;
+        if let Some(CryptoHeader { offset, length }) = self.crypto_header() {
+            table(
+                "encryption header",
+                offset,
+                offset,
+                length,
+                MAX_CRYPTO_BYTES,
+            )?;
+        }
         if geometry.l1_entries(self.size) > MAX_L1_BYTES / 8 {
             return Err(Error::TooLarge {
                 what: "image size",

@@ -236,16 +236,6 @@ fn unlock(
             let place = header.crypto_header().ok_or_else(|| {
                 Error::malformed("header", 32, "CRYPTO header missing for LUKS encryption")
             })?;
-            let end = place.offset.checked_add(place.length);
-            if header.geometry.in_cluster(place.offset) != 0
-                || end.is_none_or(|end| end > i64::MAX as u64)
-            {
-                return Err(Error::malformed(
-                    "encryption header",
-                    place.offset,
-                    "invalid place",
-                ));
-            }
             let unlock = options.unlock.as_ref().ok_or_else(|| {
                 Error::Encryption("Parameter 'encrypt.key-secret' is required for cipher".into())
             })?;

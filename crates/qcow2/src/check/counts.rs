@@ -12,14 +12,14 @@ const COUNT: u32 = UNCLAIMED - 1;
 
 /// What an active table entry says about its cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Claim {
+pub(crate) enum Claim {
     Copied,
     Shared,
     /// The entry has no COPIED flag of meaning.
     None,
 }
 
-pub(super) struct Counts {
+pub(crate) struct Counts {
     dense: Vec<u32>,
     sparse: HashMap<u64, u32>,
 }
@@ -39,7 +39,7 @@ impl Counts {
         }
     }
 
-    pub(super) fn add(&mut self, cluster: u64, claim: Claim) {
+    pub(crate) fn add(&mut self, cluster: u64, claim: Claim) {
         let count = match self.dense.get_mut(cluster as usize) {
             Some(count) => count,
             None => self.sparse.entry(cluster).or_default(),
@@ -54,7 +54,18 @@ impl Counts {
         }
     }
 
-    pub(super) fn get(&self, cluster: u64) -> u64 {
+    /// Takes one reference back.
+    pub(crate) fn remove(&mut self, cluster: u64) {
+        let count = match self.dense.get_mut(cluster as usize) {
+            Some(count) => Some(count),
+            None => self.sparse.get_mut(&cluster),
+        };
+        if let Some(count) = count.filter(|count| **count & COUNT > 0) {
+            *count -= 1;
+        }
+    }
+
+    pub(crate) fn get(&self, cluster: u64) -> u64 {
         u64::from(self.raw(cluster) & COUNT)
     }
 

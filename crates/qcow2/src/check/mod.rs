@@ -5,6 +5,7 @@ mod counts;
 mod references;
 mod repair;
 
+pub(crate) use counts::{Claim, Counts};
 pub(crate) use references::for_each_word;
 
 use crate::error::Result;
@@ -126,7 +127,7 @@ impl Image {
             tell,
             rebuild: false,
         };
-        let counts = self.count_references(state, &mut findings)?;
+        let counts = self.count_references(&state.header, &mut findings)?;
         let wrong = self.compare_refcounts(state, &counts, &mut findings)?;
         if repair == Repair::Nothing {
             if wrong.flags {

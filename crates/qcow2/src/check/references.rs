@@ -3,10 +3,10 @@
 use super::Findings;
 use super::counts::{Claim, Counts};
 use crate::error::{Error, Result};
+use crate::format::Header;
 use crate::format::bytes::{get_u64, words};
 use crate::format::entry::{COPIED, CompressedRange, L1Entry, L2Entry};
 use crate::image::Image;
-use crate::image::state::State;
 use crate::snapshot::{self, Snapshot};
 use crate::storage::Storage;
 
@@ -46,13 +46,13 @@ struct Walk<'a, 'b> {
 }
 
 impl Image {
+    /// Counts what the tables that `header` names refer to, as they are on the disk.
     pub(super) fn count_references(
         &self,
-        state: &mut State,
+        header: &Header,
         findings: &mut Findings<'_>,
     ) -> Result<Counts> {
         let file_len = self.file.size()?;
-        let header = state.header.clone();
         let geometry = &self.geometry;
         let mut walk = Walk {
             image: self,
@@ -64,7 +64,7 @@ impl Image {
         walk.findings.report.total_clusters = geometry.clusters(header.size);
         walk.reference(0, geometry.cluster_size(), Claim::None);
         walk.tables(header.l1_offset, u64::from(header.l1_size), true)?;
-        match snapshot::read_table(&*self.file, &header) {
+        match snapshot::read_table(&*self.file, header) {
             Ok((list, bytes)) => {
                 for entry in &list {
                     if let Err(error) = entry.check_table(geometry) {
@@ -84,7 +84,7 @@ impl Image {
         if let Some(place) = header.crypto_header() {
             walk.reference(place.offset, place.length, Claim::None);
         }
-        match crate::bitmap::references(&*self.file, &header) {
+        match crate::bitmap::references(&*self.file, header) {
             Ok(ranges) => {
                 ranges
                     .into_iter()

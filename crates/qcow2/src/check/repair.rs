@@ -8,7 +8,7 @@ use super::counts::Counts;
 use super::{CheckReport, FindingKind, Findings, Repair};
 use crate::error::{Error, Result};
 use crate::format::geometry::MAX_REFCOUNT_TABLE_BYTES;
-use crate::format::{Geometry, bytes};
+use crate::format::{Header, bytes};
 use crate::image::Image;
 use crate::image::state::State;
 use crate::refcount::{Refcounts, width};
@@ -40,7 +40,7 @@ impl Image {
         let uncovered = wrong.refcounts.iter().any(|wrong| wrong.refcount == 0);
         if repair == Repair::All && (findings.rebuild || uncovered || wrong.many) {
             let freed = self.refcount_clusters(state)?;
-            self.rebuild(state, &counts, self.geometry.refcount_order)?;
+            self.rebuild(state, state.header.clone(), &counts, 0)?;
             let report = &mut findings.report;
             report.leaks_fixed += std::mem::take(&mut report.leaks);
             findings.add(
@@ -62,7 +62,7 @@ impl Image {
                 rebuild: false,
             };
             let before = findings.report.corruptions;
-            let counts = self.count_references(state, &mut again)?;
+            let counts = self.count_references(&state.header, &mut again)?;
             self.compare_refcounts(state, &counts, &mut again)?;
             findings.report.corruptions = again.report.corruptions;
             findings.report.corruptions_fixed += before.saturating_sub(again.report.corruptions);
@@ -120,32 +120,47 @@ impl Image {
 
     /// Writes all refcounts anew with another width. The image must be opened anew then.
     pub(crate) fn rewrite_refcounts(&self, state: &mut State, order: u32) -> Result<()> {
+        let counts = self.count_sound(&state.header)?;
+        let mut header = state.header.clone();
+        header.geometry.refcount_order = order;
+        self.rebuild(state, header, &counts, 0)?;
+        self.abandon();
+        Ok(())
+    }
+
+    /// Counts what the tables that `header` names refer to.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if something is wrong with them.
+    pub(crate) fn count_sound(&self, header: &Header) -> Result<Counts> {
         let mut ignore = |_: &super::Finding| {};
         let mut findings = Findings {
             report: CheckReport::default(),
             tell: &mut ignore,
             rebuild: false,
         };
-        let counts = self.count_references(state, &mut findings)?;
+        let counts = self.count_references(header, &mut findings)?;
         if findings.report.corruptions > 0 {
             return Err(Error::Corrupt);
         }
-        self.rebuild(state, &counts, order)?;
-        self.abandon();
-        Ok(())
+        Ok(counts)
     }
 
-    /// Writes all refcounts anew, past everything in use, and makes the header name them. What
-    /// the old structures took becomes free.
-    fn rebuild(&self, state: &mut State, counts: &Counts, order: u32) -> Result<()> {
-        let geometry = Geometry {
-            refcount_order: order,
-            ..self.geometry
-        };
+    /// Writes all refcounts anew, past everything in use and not before the cluster `start`, and
+    /// makes `header`, which names them then, that of the image. What the old structures took
+    /// becomes free. `counts` are the references that the tables of `header` make.
+    pub(crate) fn rebuild(
+        &self,
+        state: &mut State,
+        header: Header,
+        counts: &Counts,
+        start: u64,
+    ) -> Result<()> {
+        let geometry = header.geometry;
         let bits = geometry.cluster_bits;
         let block_bits = geometry.refcount_block_bits();
         let old = self.refcount_clusters(state)?;
-        let start = counts.end();
+        let start = counts.end().max(start);
         let (mut table, mut blocks) = (1, 1);
         loop {
             let covering = (start + table + blocks).div_ceil(1 << block_bits);
@@ -191,11 +206,14 @@ impl Image {
         raw.resize((table << bits) as usize, 0);
         self.file.write_at(&raw, start << bits)?;
         self.file.sync()?;
+        let file_end = self.file.size()?.max(end << bits);
+        // From here on the image is either the old one or the new one, and which is not known
+        // before the header is durable.
+        state.header = header;
         state.header.refcount_table_offset = start << bits;
         state.header.refcount_table_clusters = table as u32;
-        state.header.geometry = geometry;
         self.or_break(self.write_header(state).and_then(|()| self.file.sync()))?;
-        state.refcounts = Refcounts::new(&state.header, self.file.size()?.max(end << bits));
+        state.refcounts = Refcounts::new(&state.header, file_end);
         // The next write looks at all metadata anew.
         state.prepared = false;
         self.ready.store(false, Ordering::Release);

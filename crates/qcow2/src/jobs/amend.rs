@@ -7,6 +7,8 @@ use crate::error::{Error, Result};
 use crate::format::extension;
 use crate::format::{Autoclear, Compatible, CompressionType, Incompatible, feature};
 use crate::image::Image;
+use crate::image::state::State;
+use crate::snapshot::Snapshot;
 
 /// What to change; None leaves an option as it is.
 #[derive(Debug, Clone, Default)]
@@ -155,12 +157,16 @@ impl Image {
         snapshots
             .iter()
             .try_for_each(|snapshot| snapshot.check_table(&self.geometry))?;
-        if !snapshots.is_empty() {
-            return unsupported("Cannot downgrade an image with snapshots");
+        // Version 2 has places for neither.
+        let plain = |snapshot: &Snapshot| {
+            snapshot.vm_state_size <= u64::from(u32::MAX)
+                && snapshot.disk_size.is_none_or(|size| size == self.size())
+        };
+        if !snapshots.iter().all(plain) {
+            return unsupported("Internal snapshots prevent downgrade of image");
         }
-        self.expand_zeroes(&mut state)?;
-        let lazy = std::mem::take(&mut state.lazy);
-        if let Err(error) = self.sync_all(&mut state) {
+        let lazy = state.lazy;
+        if let Err(error) = self.expand_all_zeroes(&mut state, &snapshots) {
             state.lazy = lazy;
             return Err(error);
         }
@@ -176,6 +182,22 @@ impl Image {
             self.write_header(&mut state)
                 .and_then(|()| self.file.sync()),
         )
+    }
+
+    /// Rewrites all zero flags, and makes everything durable.
+    fn expand_all_zeroes(&self, state: &mut State, snapshots: &[Snapshot]) -> Result<()> {
+        self.expand_zeroes(state)?;
+        state.lazy = false;
+        self.sync_all(state)?;
+        if snapshots.is_empty() {
+            return Ok(());
+        }
+        self.mark_dirty(state)?;
+        let done = self
+            .expand_inactive_zeroes(state, snapshots)
+            .and_then(|()| self.restore_flags(state))
+            .and_then(|()| self.sync_all(state));
+        self.or_break(done)
     }
 
     fn change_refcount_bits(&self, bits: u32) -> Result<()> {

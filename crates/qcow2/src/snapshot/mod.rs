@@ -1,7 +1,9 @@
 //! Internal snapshots.
 
+mod at_once;
 mod format;
 mod ops;
+mod zeroes;
 
 pub use format::Snapshot;
 pub(crate) use format::read_table;

@@ -1,10 +1,11 @@
 //! Taking, applying and deleting snapshots.
 //!
 //! COPIED flags and refcounts lie in different places and can not change at once. Where both
-//! must, the image carries the dirty bit meanwhile (version 3), so that a crash in between is
-//! repaired when the image is next opened. The header's first sector is the commit point: one
-//! write of it names the new tables and takes the dirty bit away.
+//! must, the image carries the dirty bit meanwhile, so that a crash in between is repaired when
+//! the image is next opened. The header's first sector is the commit point: one write of it names
+//! the new tables and takes the dirty bit away. Version 2 has no such bit: see [`super::at_once`].
 
+use super::at_once::After;
 use super::format::{Snapshot, encode_table, read_table};
 use crate::error::{Error, Result};
 use crate::format::Incompatible;
@@ -86,6 +87,17 @@ impl Image {
         // Known to fit before anything changes.
         encode_table(&list, self.size())?;
         self.check_room_for_references(state)?;
+        if state.header.version < 3 {
+            let after = After {
+                l1: self.active_l1()?,
+                list,
+                taken: true,
+                size: self.size(),
+            };
+            self.switch_at_once(state, after)?;
+            self.discard_vm_state(state, new.vm_state_size)?;
+            return Ok(id);
+        }
 
         let l1_bytes = self.l1.len() * 8;
         let place = self.allocate_exact(state, self.geometry.clusters(l1_bytes))?;
@@ -117,7 +129,7 @@ impl Image {
         let state = &mut *state;
         self.sync_all(state)?;
         let (list, _) = read_table(&*self.file, &state.header)?;
-        let snapshot = find(&list, id_or_name)?;
+        let snapshot = find(&list, id_or_name)?.clone();
         let size = snapshot.disk_size.unwrap_or(self.size());
         let limit = self.geometry.max_size();
         if size > limit {
@@ -127,8 +139,22 @@ impl Image {
                 limit,
             });
         }
-        let table = self.read_l1(snapshot)?;
+        let table = self.read_l1(&snapshot)?;
         let entries = u64::from(snapshot.l1_size).max(self.geometry.l1_entries(size));
+        if state.header.version < 3 {
+            let mut l1 = table;
+            l1.resize(entries as usize, 0);
+            let taken = false;
+            return self.switch_at_once(
+                state,
+                After {
+                    l1,
+                    list,
+                    taken,
+                    size,
+                },
+            );
+        }
         let clusters = self.geometry.clusters(entries * 8);
         let place = self.allocate_exact(state, clusters)?;
         let done = self.switch_l1(state, &table, place.offset, entries, size);
@@ -148,8 +174,16 @@ impl Image {
         let snapshot = find(&list, id_or_name)?.clone();
         let table = self.read_l1(&snapshot)?;
         list.retain(|other| other.id != snapshot.id);
-        let dirty = state.header.incompatible.has(Incompatible::DIRTY);
-        let mark = state.header.version >= 3 && !dirty;
+        if state.header.version < 3 {
+            let after = After {
+                l1: self.active_l1()?,
+                list,
+                taken: false,
+                size: self.size(),
+            };
+            return self.switch_at_once(state, after);
+        }
+        let mark = !state.header.incompatible.has(Incompatible::DIRTY);
         self.commit_table(state, &list, |header| {
             if mark {
                 header.incompatible = header.incompatible.with(Incompatible::DIRTY);
@@ -231,7 +265,7 @@ impl Image {
     }
 
     /// Calls `each` with every L2 table (as its L1 entry) of a table of L1 entries.
-    fn l2_tables(
+    pub(super) fn l2_tables(
         &self,
         l1: &[u64],
         mut each: impl FnMut(usize, u64, &mut Vec<u8>) -> Result<()>,
@@ -275,7 +309,7 @@ impl Image {
         Ok(())
     }
 
-    fn active_l1(&self) -> Result<Vec<u64>> {
+    pub(super) fn active_l1(&self) -> Result<Vec<u64>> {
         (0..self.l1.len())
             .map(|index| self.l1.get(&*self.file, index))
             .collect()
@@ -333,7 +367,7 @@ impl Image {
         self.sync(state)
     }
 
-    fn read_l1(&self, snapshot: &Snapshot) -> Result<Vec<u64>> {
+    pub(super) fn read_l1(&self, snapshot: &Snapshot) -> Result<Vec<u64>> {
         snapshot.check_table(&self.geometry)?;
         let mut raw = vec![0; snapshot.l1_size as usize * 8];
         self.file.read_at(&mut raw, snapshot.l1_offset)?;
@@ -415,7 +449,7 @@ impl Image {
     }
 
     /// Sets COPIED where only the active tables refer to a cluster now.
-    fn restore_flags(&self, state: &mut State) -> Result<()> {
+    pub(crate) fn restore_flags(&self, state: &mut State) -> Result<()> {
         self.sync(state)?;
         self.walk_flags(state, |_| true)
     }

@@ -119,44 +119,17 @@ fn read(image: &Image) -> Result<Vec<u8>, String> {
     Ok(all)
 }
 
-/// The hexadecimal number after `key`.
-fn number(text: &str, key: &str, radix: u32) -> Option<u64> {
-    let rest = &text[text.find(key)? + key.len()..];
-    let end = rest.find(' ').unwrap_or(rest.len());
-    u64::from_str_radix(&rest[..end], radix).ok()
-}
-
-/// Version 2 can not change COPIED flags and refcounts at once, and has no dirty bit to say so.
-/// A flag that is missing costs a copy and no data; one on a leaked cluster that is referred to
-/// once tells the truth.
-fn is_harmless(finding: &str, leaked: &[u64], cluster_bits: u32) -> bool {
-    let entry = number(finding, "l2_entry=", 16).or_else(|| number(finding, "l1_entry=", 16));
-    let (Some(entry), true) = (entry, finding.contains("OFLAG_COPIED")) else {
-        return false;
-    };
-    let cluster = (entry & 0x00ff_ffff_ffff_fe00) >> cluster_bits;
-    match number(finding, "refcount=", 10) {
-        Some(1) => entry >> 63 == 0,
-        Some(2..) => leaked.contains(&cluster),
-        _ => false,
-    }
-}
-
 /// Fails for anything worse than a leak; returns how many of those there are.
 pub(crate) fn at_most_leaks(image: &Image) -> Result<u64, String> {
-    let (mut worse, mut leaked) = (Vec::new(), Vec::new());
-    let report = text(
-        image.check(Repair::Nothing, &mut |finding| match finding.kind {
-            FindingKind::Corruption | FindingKind::CheckError => worse.push(finding.text.clone()),
-            FindingKind::Leak if number(&finding.text, "reference=", 10) == Some(1) => {
-                leaked.extend(number(&finding.text, "Leaked cluster ", 10));
-            }
-            _ => {}
-        }),
-    )?;
-    if image.header().version == 2 {
-        worse.retain(|text| !is_harmless(text, &leaked, image.geometry().cluster_bits));
-    }
+    let mut worse = Vec::new();
+    let report = text(image.check(Repair::Nothing, &mut |finding| {
+        if matches!(
+            finding.kind,
+            FindingKind::Corruption | FindingKind::CheckError
+        ) {
+            worse.push(finding.text.clone());
+        }
+    }))?;
     if worse.is_empty() {
         Ok(report.leaks)
     } else {
@@ -215,7 +188,7 @@ pub(crate) fn judge(contents: &Contents, window: &Window<'_>) -> Result<(), Stri
 pub(crate) fn qemu_judges(contents: &Contents, dir: &Path) {
     let disks = disks(contents);
     let header = Header::read(&*disks[&TOP]).unwrap();
-    if header.incompatible.has(Incompatible::DIRTY) || header.version == 2 {
+    if header.incompatible.has(Incompatible::DIRTY) {
         return;
     }
     for (id, name) in [

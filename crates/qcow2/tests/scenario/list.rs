@@ -230,6 +230,10 @@ fn snapshots() -> Vec<Scenario> {
         version: 2,
         ..options(48 * K, 1024)
     };
+    let small = CreateOptions {
+        cluster_size: 512,
+        ..old.clone()
+    };
     let wide = CreateOptions {
         refcount_bits: 8,
         ..options(48 * K, 512)
@@ -242,7 +246,9 @@ fn snapshots() -> Vec<Scenario> {
     vec![
         with("snapshots", options(48 * K, 1024), &steps),
         with("snapshots, clusters of 512", wide, &steps),
-        with("snapshots, version 2", old, &steps),
+        with("snapshots, version 2", old.clone(), &steps),
+        with("machine state, version 2", old.clone(), &state),
+        with("snapshots, version 2, tables of 512", small, &steps),
         with("snapshots, lazy refcounts", lazy, &steps),
         with("snapshots, subclusters", sub, &steps),
         with("snapshots of two sizes", options(48 * K, 512), &sized),
@@ -405,7 +411,38 @@ fn amendments() -> Vec<Scenario> {
         Flush,
         Repair,
     ];
+    let downgrade = vec![
+        Zero(0, 5 * K, true),
+        Zero(13 * K, 2 * K, false),
+        Create("one"),
+        Zero(40 * K, 4 * K, false),
+        Create("two"),
+        Write(0, 2 * K, 5),
+        Flush,
+        Version(2),
+        Write(13 * K, 3 * K, 7),
+        Flush,
+        Apply("one"),
+        Delete("two"),
+        Version(3),
+        Write(40 * K, K, 9),
+        Flush,
+    ];
     vec![
+        Scenario {
+            before: some_writes(),
+            steps: downgrade.clone(),
+            ..scenario("downgrade with snapshots", options(48 * K, 1024))
+        },
+        Scenario {
+            base: 40 * K,
+            before: some_writes(),
+            steps: downgrade,
+            ..scenario(
+                "downgrade with snapshots above a base",
+                options(48 * K, 1024),
+            )
+        },
         Scenario {
             before: some_writes(),
             steps: bitmaps,
@@ -482,6 +519,10 @@ fn random() -> Vec<Scenario> {
     let long = std::env::var_os("STRATA_TEST_LONG").is_some();
     let shapes = [
         options(48 * K, 1024),
+        CreateOptions {
+            version: 2,
+            ..options(48 * K, 1024)
+        },
         options(48 * K, 512),
         options(48 * K, 4096),
         CreateOptions {
@@ -505,7 +546,9 @@ fn random() -> Vec<Scenario> {
             let base =
                 [0, 40 * K][usize::from(seed.is_multiple_of(2) && options.cluster_size > 512)];
             // When a disk above a base is cut off, what lies below may show for a moment.
-            let steps = random_steps(seed, options.size, options.cluster_size, base == 0);
+            // Version 2 can not be resized with snapshots.
+            let resize = base == 0 && options.version > 2;
+            let steps = random_steps(seed, options.size, options.cluster_size, resize);
             list.push(Scenario {
                 base,
                 steps,

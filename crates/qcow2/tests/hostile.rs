@@ -222,10 +222,14 @@ fn bitmaps_are_not_believed_when_they_claim_sizes() {
         let mut bytes = with(&bytes, (directory + 17, 1), shift);
         bytes = with(&bytes, (directory + 8, 4), entries);
         is_bounded("a large bitmap", bytes.clone());
-        for entry in 0..entries as usize {
-            bytes[table + entry * 8..][..8].copy_from_slice(&1u64.to_be_bytes());
+        let end = bytes.len() as u64;
+        bytes.resize(bytes.len() + (64 << 10), 0x55);
+        for (what, word) in [("ones", 1), ("one cluster again and again", end)] {
+            for entry in 0..entries as usize {
+                bytes[table + entry * 8..][..8].copy_from_slice(&word.to_be_bytes());
+            }
+            is_bounded(&format!("a large bitmap of {what}"), bytes.clone());
         }
-        is_bounded("a large bitmap of ones", bytes);
     }
 }
 

@@ -23,6 +23,8 @@ pub(crate) struct Bitmap {
     pub(crate) extra: Vec<u8>,
     /// A page takes memory once one of its bits is set: a small image can claim a large bitmap.
     pages: Box<[OnceLock<Page>]>,
+    /// A bit for each page all of whose bits are set, whatever the page says.
+    full: Box<[AtomicU64]>,
     bits: u64,
 }
 
@@ -30,15 +32,15 @@ impl Bitmap {
     /// A clean bitmap over a disk of `size` bytes.
     pub(crate) fn new(name: String, granularity_bits: u32, size: u64) -> Self {
         let bits = size.div_ceil(1 << granularity_bits);
+        let pages = bits.div_ceil(PAGE_BITS);
         Self {
             name,
             granularity_bits,
             enabled: AtomicBool::new(true),
             inconsistent: None,
             extra: Vec::new(),
-            pages: (0..bits.div_ceil(PAGE_BITS))
-                .map(|_| OnceLock::new())
-                .collect(),
+            pages: (0..pages).map(|_| OnceLock::new()).collect(),
+            full: (0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             bits,
         }
     }
@@ -65,41 +67,64 @@ impl Bitmap {
         }
         let first = offset >> self.granularity_bits;
         let last = ((offset + length - 1) >> self.granularity_bits).min(self.bits - 1);
-        for word in first / 64..=last / 64 {
+        self.set_bits(first, last);
+    }
+
+    /// Sets the bits from `first` to `last`.
+    fn set_bits(&self, first: u64, last: u64) {
+        let mut word = first / 64;
+        while word <= last / 64 {
+            let start = word * 64;
+            if start >= first && start.is_multiple_of(PAGE_BITS) && start + (PAGE_BITS - 1) <= last
+            {
+                let page = word / PAGE_WORDS as u64;
+                set(&self.full[(page / 64) as usize], 1 << (page % 64));
+                word += PAGE_WORDS as u64;
+                continue;
+            }
             let low = if word == first / 64 { first % 64 } else { 0 };
             let high = if word == last / 64 { last % 64 } else { 63 };
-            let mask = (u64::MAX >> (63 - high)) & (u64::MAX << low);
-            self.set(word as usize, mask);
+            self.set_word(word as usize, (u64::MAX >> (63 - high)) & (u64::MAX << low));
+            word += 1;
         }
     }
 
-    fn set(&self, word: usize, mask: u64) {
+    fn set_word(&self, word: usize, mask: u64) {
         let Some(page) = self.pages.get(word / PAGE_WORDS) else {
             return;
         };
         let page = page.get_or_init(|| Box::new([const { AtomicU64::new(0) }; PAGE_WORDS]));
-        let place = &page[word % PAGE_WORDS];
-        // A look first: most marks are there already.
-        if place.load(Ordering::Relaxed) & mask != mask {
-            place.fetch_or(mask, Ordering::Relaxed);
-        }
+        set(&page[word % PAGE_WORDS], mask);
     }
 
-    /// The page that holds a word, if any of its bits was ever set.
-    fn page(&self, word: usize) -> Option<&Page> {
-        self.pages.get(word / PAGE_WORDS)?.get()
+    fn is_full(&self, page: usize) -> bool {
+        self.full
+            .get(page / 64)
+            .is_some_and(|word| word.load(Ordering::Relaxed) >> (page % 64) & 1 != 0)
+    }
+
+    /// Whether no bit of a page was ever set.
+    fn is_vacant_page(&self, page: usize) -> bool {
+        !self.is_full(page) && self.pages.get(page).is_none_or(|page| page.get().is_none())
     }
 
     fn word(&self, word: usize) -> u64 {
-        self.page(word)
+        let page = word / PAGE_WORDS;
+        if self.is_full(page) {
+            return u64::MAX;
+        }
+        self.pages
+            .get(page)
+            .and_then(OnceLock::get)
             .map_or(0, |page| page[word % PAGE_WORDS].load(Ordering::Relaxed))
     }
 
     pub(crate) fn clear(&self) {
-        for page in self.pages.iter().filter_map(OnceLock::get) {
-            page.iter()
-                .for_each(|word| word.store(0, Ordering::Relaxed));
-        }
+        let pages = self.pages.iter().filter_map(OnceLock::get);
+        let words = pages.flat_map(|page| page.iter());
+        words
+            .chain(self.full.iter())
+            .for_each(|word| word.store(0, Ordering::Relaxed));
     }
 
     fn is_set(&self, bit: u64) -> bool {
@@ -111,7 +136,7 @@ impl Bitmap {
         let mut bit = offset >> self.granularity_bits;
         while bit < self.bits && !self.is_set(bit) {
             let word = (bit / 64) as usize;
-            bit = if self.page(word).is_none() {
+            bit = if self.is_vacant_page(word / PAGE_WORDS) {
                 (bit - bit % PAGE_BITS).saturating_add(PAGE_BITS)
             } else if bit.is_multiple_of(64) && self.word(word) == 0 {
                 bit + 64
@@ -141,13 +166,14 @@ impl Bitmap {
         }
     }
 
-    /// Whether the bits of some bytes of the stored form were never set.
-    pub(crate) fn is_vacant(&self, from: usize, count: usize) -> bool {
+    /// What all bits of some bytes of the stored form are, if that is plain to see.
+    pub(crate) fn uniform(&self, from: usize, count: usize) -> Option<bool> {
         let page = PAGE_WORDS * 8;
-        let pages = from / page..(from + count).div_ceil(page);
-        self.pages
-            .get(pages)
-            .is_none_or(|pages| pages.iter().all(|page| page.get().is_none()))
+        let mut pages = from / page..(from + count).div_ceil(page);
+        if pages.clone().all(|page| self.is_vacant_page(page)) {
+            return Some(false);
+        }
+        pages.all(|page| self.is_full(page)).then_some(true)
     }
 
     /// The bits as bytes, in the format's order: bit 0 of byte 0 first. `from` is a multiple of 8.
@@ -156,6 +182,14 @@ impl Bitmap {
         let mut bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
         bytes.truncate(count);
         bytes
+    }
+
+    /// Sets all bits of some bytes of the stored form.
+    pub(crate) fn fill(&self, from: usize, count: usize) {
+        let (first, end) = (from as u64 * 8, (from + count) as u64 * 8);
+        if first < self.bits {
+            self.set_bits(first, end.min(self.bits) - 1);
+        }
     }
 
     /// Takes the bits of some bytes of the stored form over.
@@ -168,8 +202,15 @@ impl Bitmap {
             }
             let valid = (self.bits - first).min(8) as u32;
             let byte = byte & (0xffu16 >> (8 - valid)) as u8;
-            self.set(at / 8, u64::from(byte) << (at % 8 * 8));
+            self.set_word(at / 8, u64::from(byte) << (at % 8 * 8));
         }
+    }
+}
+
+/// Sets bits of a word. A look comes first: most are there already.
+fn set(place: &AtomicU64, mask: u64) {
+    if place.load(Ordering::Relaxed) & mask != mask {
+        place.fetch_or(mask, Ordering::Relaxed);
     }
 }
 
@@ -192,5 +233,26 @@ mod tests {
         let coarse = Bitmap::new("d".into(), 16, (1 << 20) + 5);
         coarse.merge(&bitmap);
         assert_eq!(coarse.next(0), Some((0, 65536)));
+    }
+
+    #[test]
+    fn full_pages_are_like_others() {
+        let size = 5 * PAGE_BITS + 100;
+        let (marked, filled) = (
+            Bitmap::new("a".into(), 0, size),
+            Bitmap::new("b".into(), 0, size),
+        );
+        marked.mark(PAGE_BITS - 3, 3 * PAGE_BITS + 9);
+        assert_eq!(marked.next(0), Some((PAGE_BITS - 3, 4 * PAGE_BITS + 6)));
+        assert_eq!(marked.next(4 * PAGE_BITS + 6), None);
+        let in_memory = marked.pages.iter().filter(|page| page.get().is_some());
+        assert_eq!(in_memory.count(), 2);
+        let bytes = size.div_ceil(8) as usize;
+        filled.load(0, &marked.to_bytes(0, bytes));
+        assert_eq!(filled.next(0), marked.next(0));
+        filled.fill(0, bytes);
+        assert_eq!(filled.next(1), Some((1, size)));
+        filled.clear();
+        assert_eq!(filled.next(0), None);
     }
 }

@@ -14,8 +14,9 @@ use crate::image::state::State;
 
 /// Bytes of bits that the bitmaps of one image may have, set or not. Bitmaps beyond that are kept
 /// as if they were inconsistent: an image can claim terabytes of them in a small file.
-const MAX_BITS: u64 = 256 << 20;
-/// Bytes of bits that loading may fill: in a table, eight bytes say that a cluster is all ones.
+const MAX_BITS: u64 = 1 << 30;
+/// Bytes of bits that loading may fill from clusters, unless the file is larger: many table entries
+/// can name one cluster.
 const MAX_LOADED: u64 = 64 << 20;
 
 /// Fails if the bits of these bitmaps, over a disk of `size` bytes, are more than an image may
@@ -40,7 +41,7 @@ impl Image {
         }
         let mut list = Vec::new();
         if let Some(directory) = Directory::of(&state.header)? {
-            let (mut bits, mut room) = (0, MAX_LOADED);
+            let (mut bits, mut room) = (0, MAX_LOADED.max(self.file.size()?));
             for entry in directory.read(&*self.file, &state.header)? {
                 let bytes = bytes_for(state.header.size, entry.granularity_bits);
                 let usable = entry.flags & IN_USE == 0 && bytes <= MAX_BITS - bits;
@@ -81,19 +82,19 @@ impl Image {
             .enumerate()
         {
             let offset = word & OFFSET_MASK;
-            if offset == 0 && word & ALL_ONES == 0 {
+            let from = number * step as usize;
+            if offset == 0 {
+                if word & ALL_ONES != 0 {
+                    bitmap.fill(from, step as usize);
+                }
                 continue;
             }
             if *room < step {
                 return Ok(None);
             }
             *room -= step;
-            if offset != 0 {
-                self.file.read_at(&mut raw, offset)?;
-            } else {
-                raw.fill(0xff);
-            }
-            bitmap.load(number * step as usize, &raw);
+            self.file.read_at(&mut raw, offset)?;
+            bitmap.load(from, &raw);
         }
         Ok(Some(bitmap))
     }
@@ -229,8 +230,8 @@ impl Image {
         let mut table = Vec::new();
         for number in 0..entries {
             let (from, count) = (number * step, step.min(total - number * step) as usize);
-            if bitmap.is_vacant(from as usize, count) {
-                table.push(0);
+            if let Some(set) = bitmap.uniform(from as usize, count) {
+                table.push(if set { ALL_ONES } else { 0 });
                 continue;
             }
             let mut raw = bitmap.to_bytes(from as usize, count);

@@ -169,7 +169,7 @@ impl CreateOptions {
         file.write_at(&table, 1 << bits)?;
         // A file ends with the table, which is how long QEMU makes it too.
         let l1_bytes = match file.grows_with_zeroes() {
-            true => (entries * 8).next_multiple_of(512),
+            true => entries * 8,
             false => layout.l1 << bits,
         };
         zero(&**file, header.l1_offset, l1_bytes)?;
@@ -317,7 +317,7 @@ impl CreateOptions {
                 .encode(),
             );
         }
-        if self.version >= 3 {
+        if self.version >= 3 && feature::has_room_for_names(&geometry) {
             add(extension::FEATURE_NAMES, feature::name_table());
         }
         let bit = |set: bool, bit: u64| if set { bit } else { 0 };

@@ -1,5 +1,6 @@
 //! Feature bits and the table of their names.
 
+use super::Geometry;
 use super::bytes::get_u64;
 
 macro_rules! bits {
@@ -75,6 +76,12 @@ bits! {
 const ENTRY: usize = 48;
 
 /// The feature name table as this crate writes it.
+/// Whether headers of this shape get the optional table of names, or leave its room to a backing
+/// file's name.
+pub(crate) fn has_room_for_names(geometry: &Geometry) -> bool {
+    geometry.cluster_size() >= 4096
+}
+
 pub(crate) fn name_table() -> Vec<u8> {
     let mut table = Vec::new();
     for &(kind, bit, name) in [Incompatible::NAMES, Compatible::NAMES, Autoclear::NAMES]

@@ -53,6 +53,8 @@ pub struct Image {
     pub(crate) metadata: ClusterSet,
     pub(crate) tracker: Tracker,
     check_inactive_l2: bool,
+    /// Hears that the image is marked as corrupt.
+    on_finding: Option<FindingSink>,
     /// Overrides the header's wish for lazy refcounts.
     lazy_refcounts: Option<bool>,
     /// Freed clusters are given back to the host.

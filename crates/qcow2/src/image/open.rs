@@ -56,7 +56,8 @@ pub struct OpenOptions {
     pub check_inactive_l2: bool,
     /// Put refcount updates off, or not, whatever the header says.
     pub lazy_refcounts: Option<bool>,
-    /// Hears what the repair of a dirty image finds.
+    /// Hears what the repair of a dirty image finds, and that an image is marked as corrupt. The
+    /// image is locked meanwhile: call nothing on it.
     pub on_finding: Option<FindingSink>,
     /// Show the disk of this snapshot (id or name) instead; for read-only images.
     pub snapshot: Option<String>,
@@ -171,6 +172,7 @@ impl Image {
             tracker: Tracker::default(),
             lazy_refcounts: options.lazy_refcounts,
             check_inactive_l2: options.check_inactive_l2,
+            on_finding: options.on_finding.clone(),
             pass_discards: options.pass_discards,
             ready: AtomicBool::new(false),
             broken: AtomicBool::new(false),
@@ -230,12 +232,12 @@ fn unlock(
             "Use of AES-CBC encrypted qcow2 images is no longer supported".into(),
         )),
         CryptMethod::Luks => {
+            let place = header.crypto_header().ok_or_else(|| {
+                Error::malformed("header", 32, "Missing CRYPTO header for crypt method 2")
+            })?;
             if options.metadata_only {
                 return Ok(Some(Arc::new(Locked)));
             }
-            let place = header.crypto_header().ok_or_else(|| {
-                Error::malformed("header", 32, "CRYPTO header missing for LUKS encryption")
-            })?;
             let unlock = options.unlock.as_ref().ok_or_else(|| {
                 Error::Encryption("Parameter 'encrypt.key-secret' is required for cipher".into())
             })?;

@@ -10,6 +10,7 @@ use crate::check::for_each_word;
 use crate::error::{Error, Result};
 use crate::format::entry::L1Entry;
 use crate::format::{Autoclear, Compatible, Incompatible};
+use crate::refcount::unaligned_block;
 use crate::snapshot;
 
 impl Image {
@@ -95,8 +96,7 @@ impl Image {
         let table = &state.refcounts.table;
         table.for_each(&*self.file, |index, entry| {
             if self.geometry.in_cluster(entry) != 0 {
-                let at = table.offset() + index * 8;
-                return Err(Error::malformed("refcount table entry", at, "unaligned"));
+                return Err(unaligned_block(table.offset(), index, entry));
             }
             if entry == 0 {
                 Ok(())

@@ -8,10 +8,11 @@ use super::Image;
 use crate::bitmap::Bitmap;
 use crate::cache::slices::Updated;
 use crate::cache::table::PAGE;
+use crate::check::{Finding, FindingKind};
 use crate::error::{Error, IoContext, Result};
 use crate::format::entry::{CompressedRange, L2Entry};
 use crate::format::{Header, Incompatible, bytes};
-use crate::refcount::{Allocated, Disk, Refcounts};
+use crate::refcount::{Allocated, Disk, REFCOUNT_TABLE_ENTRY, Refcounts};
 
 /// More clusters than this do not wait for the guest's next flush to be freed.
 const MAX_UNLINKED: usize = 1 << 16;
@@ -115,8 +116,28 @@ impl Image {
     /// Passes an error on; one that shows the image to be corrupt marks it so and ends all
     /// writing.
     pub(crate) fn judge<T>(&self, state: &mut State, result: Result<T>) -> Result<T> {
-        if let Err(Error::Overlap { .. }) = &result {
+        let fault = match &result {
+            Err(Error::Overlap { structure, .. }) => Some(format!(
+                "Preventing invalid write on metadata (overlaps with {structure})"
+            )),
+            Err(Error::Malformed {
+                structure: REFCOUNT_TABLE_ENTRY,
+                reason,
+                ..
+            }) => Some(reason.clone()),
+            _ => None,
+        };
+        if let Some(fault) = fault {
             self.broken.store(true, Ordering::Release);
+            if let Some(tell) = &self.on_finding {
+                tell(&Finding {
+                    kind: FindingKind::Corruption,
+                    text: format!(
+                        "qcow2: Marking image as corrupt: {fault}; further corruption events will \
+                         be suppressed"
+                    ),
+                });
+            }
             if state.header.version >= 3 {
                 state.header.incompatible = state.header.incompatible.with(Incompatible::CORRUPT);
                 // The refused write is the news; a mark that can not be set changes nothing.

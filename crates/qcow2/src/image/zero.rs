@@ -65,7 +65,7 @@ impl Image {
                 && self.zero_through(next, end - next.min(end))?
             {
                 self.zero_units(start, start + unit, false)?;
-            } else if flagged || !self.zero_through(at, next - at)? {
+            } else {
                 self.write_at(&vec![0; (next - at) as usize], at)?;
             }
             at = next;

@@ -59,17 +59,13 @@ impl Image {
         let mut state = self.lock_alone()?;
         if state.header.version == 2 {
             self.sync(&mut state)?;
-            state.header.version = 3;
-            let table = Some(feature::name_table());
-            extension::set(
-                &mut state.header.extensions,
-                extension::FEATURE_NAMES,
-                table,
-            );
-            self.or_break(
-                self.write_header(&mut state)
-                    .and_then(|()| self.file.sync()),
-            )?;
+            let list = crate::snapshot::read_table(&*self.file, &state.header)?.0;
+            let names = feature::has_room_for_names(&self.geometry).then(feature::name_table);
+            // Version 3 wants sizes in the snapshot table that version 2 may leave out.
+            self.commit_table(&mut state, &list, |header| {
+                header.version = 3;
+                extension::set(&mut header.extensions, extension::FEATURE_NAMES, names);
+            })?;
         }
         Ok(())
     }

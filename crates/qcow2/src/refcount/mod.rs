@@ -21,6 +21,18 @@ const MAX_SLICES: usize = 1024;
 /// Bits of a refcount table entry that are no offset.
 const RESERVED: u64 = 0x1ff;
 
+/// What errors call an entry of the refcount table.
+pub(crate) const REFCOUNT_TABLE_ENTRY: &str = "refcount table entry";
+
+/// An entry of the refcount table at `table` that can not be one.
+pub(crate) fn unaligned_block(table: u64, index: u64, entry: u64) -> Error {
+    Error::malformed(
+        REFCOUNT_TABLE_ENTRY,
+        table + index * 8,
+        format!("Refblock offset {entry:#x} unaligned (reftable index: {index:#x})"),
+    )
+}
+
 struct Slice {
     bytes: Box<[u8]>,
     used: u64,
@@ -112,11 +124,7 @@ impl Refcounts {
         let entry = self.table.get(disk.file, index)?;
         if entry & RESERVED != 0 || self.geometry.in_cluster(entry) != 0 || entry >= MAX_HOST_OFFSET
         {
-            return Err(Error::malformed(
-                "refcount table entry",
-                self.table.offset() + index * 8,
-                format!("Refblock offset {entry:#x} unaligned"),
-            ));
+            return Err(unaligned_block(self.table.offset(), index, entry));
         }
         Ok((entry != 0).then_some(entry))
     }

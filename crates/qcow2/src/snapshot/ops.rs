@@ -233,7 +233,7 @@ impl Image {
     }
 
     /// Writes a new snapshot table and makes the header name it.
-    fn commit_table(
+    pub(crate) fn commit_table(
         &self,
         state: &mut State,
         list: &[Snapshot],

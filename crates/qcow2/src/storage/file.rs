@@ -173,7 +173,11 @@ impl Storage for FileStorage {
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.file.sync_data()
+        match self.file.sync_data() {
+            // Such as a character device: there is nothing to be made durable.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            done => done,
+        }
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -2,8 +2,11 @@
 //! and `flush_to_disk` change a state and fail requests.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::{self, IoSlice, IoSliceMut, Read};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use strata_qcow2::Storage;
 
 use super::options::Options;
 use crate::fail;
@@ -14,6 +17,8 @@ use crate::report::{Failure, Outcome};
 pub(super) struct Rules {
     state: AtomicU64,
     rules: Vec<Rule>,
+    /// Zeroes that are not whole multiples of this are written as data.
+    pub(super) zero_unit: u64,
 }
 
 #[derive(Debug)]
@@ -90,6 +95,7 @@ impl Rules {
         Ok(Self {
             state: AtomicU64::new(1),
             rules,
+            zero_unit: 1,
         })
     }
 
@@ -111,6 +117,45 @@ impl Rules {
             }
         }
         failure.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+    }
+}
+
+/// A storage whose reads, writes and flushes are events.
+pub(super) struct RuledStorage {
+    pub(super) inner: Arc<dyn Storage>,
+    pub(super) rules: Rules,
+}
+
+impl Storage for RuledStorage {
+    fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
+        self.rules.event("read_aio")?;
+        self.inner.read_vectored_at(bufs, offset)
+    }
+
+    fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.rules.event("write_aio")?;
+        self.inner.write_vectored_at(bufs, offset)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.rules.event("flush_to_disk")?;
+        self.inner.flush()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.inner.set_len(len)
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.inner.discard(offset, len)
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
+        self.inner.next_data(offset)
     }
 }
 

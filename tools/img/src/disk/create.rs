@@ -112,7 +112,11 @@ pub(super) fn resize_raw(
         Preallocation::Full if grown > 0 => {
             write_zeroes(file, old, grown).and_then(|()| file.flush())
         }
-        _ => file.set_len(size),
+        _ => file.set_len(size).and_then(|()| match old {
+            // QEMU gives a new file its first block, so that scripts see the same space taken.
+            0 => write_zeroes(file, 0, if size < 4096 { 512 } else { 4096 }),
+            _ => Ok(()),
+        }),
     };
     done.map_err(|source| io_error("resize", source))
 }

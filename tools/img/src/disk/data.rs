@@ -44,6 +44,8 @@ pub struct Disk {
     pub(super) rules: Option<Rules>,
     /// How the top was opened as a qcow2 image.
     pub(super) image_options: Option<OpenOptions>,
+    /// The driver `compress` is on top: what is written is compressed.
+    pub(super) compress: bool,
     /// The format was guessed to be raw: the guest must not make it look like another.
     pub(super) guessed_raw: bool,
 }
@@ -57,6 +59,12 @@ impl Disk {
     /// The top as a qcow2 image.
     pub fn image(&self) -> Option<&Image> {
         self.node.as_qcow2()
+    }
+
+    /// The driver of a disk that has no format.
+    pub fn protocol(&self) -> Option<&str> {
+        let driver = self.options.get("driver")?;
+        (Format::from_name(driver).is_none() || driver == self.file_driver).then_some(driver)
     }
 
     /// How it was opened.
@@ -94,23 +102,67 @@ impl Disk {
         if self.guessed_raw && offset < PROBED as u64 {
             self.check_start(buf, offset)?;
         }
-        self.node.write_at(buf, offset)?;
+        match self.compress {
+            true => self.write_all_compressed(buf, offset)?,
+            false => self.node.write_at(buf, offset)?,
+        }
         self.through()
+    }
+
+    /// Writes by whole clusters, all of them compressed.
+    fn write_all_compressed(&self, buf: &[u8], offset: u64) -> Result<()> {
+        let Some(step) = self.cluster_size() else {
+            return Err(Error::Unsupported("compression".into()));
+        };
+        let end = offset + buf.len() as u64;
+        let mut start = offset - offset % step;
+        while start < end {
+            let mut cluster = vec![0; step.min(self.size() - start) as usize];
+            self.node.read_at(&mut cluster, start)?;
+            let (low, high) = (offset.max(start), end.min(start + cluster.len() as u64));
+            cluster[(low - start) as usize..(high - start) as usize]
+                .copy_from_slice(&buf[(low - offset) as usize..(high - offset) as usize]);
+            self.write_compressed(&cluster, start)?;
+            start += step;
+        }
+        Ok(())
     }
 
     /// Writes zeroes; `unmap` allows to give the space back.
     pub fn write_zeroes(&self, offset: u64, length: u64, unmap: bool) -> Result<()> {
         self.check_write(offset, length)?;
         self.event("write_aio", offset, length)?;
-        self.node.write_zeroes(offset, length, unmap)?;
+        let unit = self.rules.as_ref().map_or(1, |rules| rules.zero_unit);
+        let end = offset + length;
+        let low = offset.next_multiple_of(unit).min(end);
+        let high = (end - end % unit).max(low);
+        self.write_zero_data(offset, low)?;
+        self.node.write_zeroes(low, high - low, unmap)?;
+        self.write_zero_data(high, end)?;
         self.through()
+    }
+
+    /// Writes zeroes as data.
+    fn write_zero_data(&self, from: u64, to: u64) -> Result<()> {
+        let zeroes = vec![0; (to - from).min(1 << 20) as usize];
+        let mut at = from;
+        while at < to {
+            let count = (to - at).min(1 << 20);
+            self.node.write_at(&zeroes[..count as usize], at)?;
+            at += count;
+        }
+        Ok(())
     }
 
     /// Gives a range back; it may read as zeroes or as before.
     pub fn discard(&self, offset: u64, length: u64) -> Result<()> {
         self.check_write(offset, length)?;
         match &*self.node {
-            Node::Qcow2(image) => image.discard(offset, length)?,
+            Node::Qcow2(image) => match image.discard(offset, length) {
+                // Nobody is promised that anything happens.
+                Err(Error::Unsupported(_)) => {}
+                done => done?,
+            },
             Node::Raw(disk) if self.flags.unmap => {
                 disk.storage()
                     .discard(offset, length)

@@ -6,7 +6,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
 use strata_qcow2::storage::FileStorage;
-use strata_qcow2::{Backing, CreateOptions, Image, Node, OpenOptions, Preallocation, Storage};
+use strata_qcow2::{
+    Backing, CreateOptions, Error, Image, Node, OpenOptions, Preallocation, Storage,
+};
 
 use super::words::{errno, words};
 use crate::report::{Failure, Outcome};
@@ -49,8 +51,18 @@ impl Storage for NodeStorage {
         self.0.resize(len, Preallocation::Off).map_err(io_error)
     }
 
-    fn discard(&self, _offset: u64, _len: u64) -> io::Result<()> {
-        Ok(())
+    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        match &*self.0 {
+            Node::Qcow2(image) => match image.discard(offset, len) {
+                Err(Error::Unsupported(_)) => Ok(()),
+                done => done.map_err(io_error),
+            },
+            Node::Raw(disk) => disk.storage().discard(offset, len),
+        }
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
+        self.0.write_zeroes(offset, len, unmap).map_err(io_error)
     }
 }
 

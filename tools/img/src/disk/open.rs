@@ -63,6 +63,7 @@ fn open_chain(
     if above.len() >= MAX_DEPTH {
         fail!("The backing chain is longer than {MAX_DEPTH} images");
     }
+    let depth = above.len();
     let plain = match name.map(|name| (name, name.strip_prefix("json:"))) {
         Some((_, Some(json))) => {
             let given = Options::from_json(json)?;
@@ -75,10 +76,17 @@ fn open_chain(
     let original = options.clone();
     let mut flags = flags;
     take_flags(&mut options, &mut flags)?;
+    match options.get("driver") {
+        Some("compress") => return compressing(options, flags, above),
+        Some("blkdebug") if protocol::is_format(options.get("image.driver")) => {
+            return debugged(options, plain.as_deref(), flags, above);
+        }
+        _ => {}
+    }
     let driver = options.take("driver");
     let top_protocol = matches!(
         driver.as_deref(),
-        Some("file" | "host_device" | "null-co" | "null-aio" | "blkdebug")
+        Some("file" | "host_device" | "host_cdrom" | "null-co" | "null-aio" | "blkdebug")
     );
     let file = if top_protocol {
         let mut below = std::mem::take(&mut options);
@@ -89,6 +97,10 @@ fn open_chain(
         protocol::open(below, &flags)?
     } else {
         open_file(&mut options, plain.as_deref(), &flags)?
+    };
+    let file = match depth {
+        0 => file,
+        _ => file.with_rules_within(),
     };
     remember(&file, above)?;
     let (format, guessed_raw) = match driver.as_deref() {
@@ -134,7 +146,42 @@ fn open_chain(
         flags,
         rules: file.rules,
         image_options: opened.image_options,
+        compress: false,
         guessed_raw,
+    })
+}
+
+/// The driver `blkdebug` on top of a format: a disk whose requests meet its rules.
+fn debugged(
+    mut options: Options,
+    plain: Option<&str>,
+    flags: Flags,
+    above: &mut Vec<(u64, u64)>,
+) -> Outcome<Disk> {
+    options.take("driver");
+    if let Some(plain) = plain {
+        options.set("filename", plain);
+    }
+    let (rules, image) = protocol::debugged_image(options)?;
+    let disk = open_chain(None, image, flags, above)?;
+    Ok(Disk {
+        rules: Some(rules),
+        ..disk
+    })
+}
+
+/// The driver `compress`: a disk, whatever it is, whose writes are compressed.
+fn compressing(mut options: Options, flags: Flags, above: &mut Vec<(u64, u64)>) -> Outcome<Disk> {
+    let below = options.take_below("file");
+    options.take("driver");
+    options.finish("format", "compress")?;
+    let disk = open_chain(None, below, flags, above)?;
+    if disk.format != Format::Qcow2 {
+        fail!("Compression is not supported for this file format");
+    }
+    Ok(Disk {
+        compress: true,
+        ..disk
     })
 }
 
@@ -257,7 +304,7 @@ fn shown_name(options: &Options, format: Format, file: &Protocol) -> String {
     let plain = file.driver == "file"
         && options.names().all(|name| {
             let known = ["driver", "file", "filename", "file.driver", "file.filename"];
-            known.contains(&name) || name.ends_with("key-secret")
+            known.contains(&name)
         });
     if plain {
         return file.name.clone();
@@ -282,16 +329,17 @@ fn luks(mut options: Options, file: &Protocol, flags: &Flags) -> Outcome<Opened>
     options.take_below("header");
     options.finish("format", "luks")?;
     match key {
-        Some(id) => {
+        // Metadata needs no key, and none needs to be there.
+        Some(id) if !flags.no_io => {
             let passphrase = secret::get(&id)?;
             let storage = LuksStorage::open(Arc::clone(&file.storage), &passphrase)?;
             Opened::raw(Arc::new(storage))
         }
-        None if flags.no_io => {
+        _ if flags.no_io => {
             let storage = super::luks::locked(&file.storage)?;
             Opened::raw(storage)
         }
-        None => fail!("Parameter 'key-secret' is required for cipher"),
+        _ => fail!("Parameter 'key-secret' is required for cipher"),
     }
 }
 
@@ -310,7 +358,7 @@ fn qcow2(
     open.keep_dirty = flags.check;
     open.metadata_only = flags.no_io;
     open.on_finding = Some(Arc::new(|finding| note(&finding.text)));
-    if let Some(id) = options.take("encrypt.key-secret") {
+    if let (Some(id), false) = (options.take("encrypt.key-secret"), flags.no_io) {
         open.unlock = Some(Arc::new(Key(secret::get(&id)?)));
     }
     options.take("encrypt.format");
@@ -356,7 +404,7 @@ fn data_file(
         let below = given.take_below("file");
         given = below;
     }
-    let file = protocol::open(given, flags)?;
+    let file = protocol::open(given, flags)?.with_rules_within();
     open.data_file = Some(file.storage);
     Ok(Some(file.name))
 }
@@ -384,7 +432,12 @@ fn backing(
         .backing_file
         .as_deref()
         .filter(|stored| !stored.is_empty());
-    let described = given.names().any(|name| name != "driver");
+    let described = given.names().any(|name| {
+        !matches!(
+            name,
+            "driver" | "node-name" | "read-only" | "auto-read-only"
+        )
+    });
     let full = match (stored, described) {
         (_, true) => None,
         (None, false) => return Ok(Vec::new()),

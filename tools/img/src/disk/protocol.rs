@@ -1,6 +1,8 @@
 //! The bottom of a disk: a file, or something that stands in for one.
 
+use std::fs::FileType;
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,7 +10,7 @@ use strata_qcow2::Storage;
 use strata_qcow2::storage::{FileOptions, FileStorage};
 
 use super::Format;
-use super::blkdebug::Rules;
+use super::blkdebug::{RuledStorage, Rules};
 use super::filename::local_path;
 use super::flags::Flags;
 use super::nested::NodeStorage;
@@ -19,10 +21,9 @@ use crate::fail;
 use crate::report::{Failure, Outcome, errno_text};
 
 /// How blkdebug would cut requests up, which changes no result here.
-const LIMITS: [&str; 6] = [
+const LIMITS: [&str; 5] = [
     "align",
     "max-transfer",
-    "opt-write-zero",
     "max-write-zero",
     "opt-discard",
     "max-discard",
@@ -38,6 +39,20 @@ pub(super) struct Protocol {
     pub storage: Arc<dyn Storage>,
     /// What shall happen to requests.
     pub rules: Option<Rules>,
+}
+
+impl Protocol {
+    /// The same with its rules applied to each request to the storage: for what is not at the
+    /// top of a disk, where no guest's request is seen.
+    pub(super) fn with_rules_within(mut self) -> Self {
+        if let Some(rules) = self.rules.take() {
+            self.storage = Arc::new(RuledStorage {
+                inner: self.storage,
+                rules,
+            });
+        }
+        self
+    }
 }
 
 /// Opens what `options` (without a `file.` prefix) describe.
@@ -63,25 +78,15 @@ pub(super) fn open(mut options: Options, flags: &Flags) -> Outcome<Protocol> {
         flags.cache.no_flush = no_flush;
     }
     let mut driver = driver;
-    if matches!(driver.as_deref(), None | Some("blkdebug"))
-        && let Some(rest) = options
-            .get("filename")
-            .and_then(|name| name.strip_prefix("blkdebug:"))
-    {
-        let (config, image) = rest.split_once(':').unwrap_or(("", rest));
-        let (config, image) = (config.to_owned(), image.to_owned());
-        options.take("filename");
-        options.set("config", config);
-        options.set("x-image", image);
+    if matches!(driver.as_deref(), None | Some("blkdebug")) && split_filename(&mut options) {
         driver = Some("blkdebug".to_owned());
     }
     match driver.as_deref() {
-        Some(format) if Format::ALL.iter().any(|known| known.name() == format) => {
-            nested(options, format, &flags)
-        }
+        Some(format) if is_format(Some(format)) => nested(options, format, &flags),
         Some("null-co" | "null-aio") => null(options, driver.as_deref() == Some("null-co")),
         Some("blkdebug") => blkdebug(options, &flags),
-        None | Some("file" | "host_device") => file(options, &flags),
+        None => file(options, &flags, "file"),
+        Some(name @ ("file" | "host_device" | "host_cdrom")) => file(options, &flags, name),
         Some(other) => fail!("{}", super::unknown("driver", other)),
     }
 }
@@ -115,9 +120,36 @@ fn nested(mut options: Options, format: &str, flags: &Flags) -> Outcome<Protocol
     })
 }
 
-fn blkdebug(mut options: Options, flags: &Flags) -> Outcome<Protocol> {
+/// Whether a driver of this name is an image format.
+pub(super) fn is_format(driver: Option<&str>) -> bool {
+    driver.is_some_and(|driver| Format::ALL.iter().any(|known| known.name() == driver))
+}
+
+/// Takes `blkdebug:CONFIG:IMAGE` apart; whether the file's name was that.
+fn split_filename(options: &mut Options) -> bool {
+    let name = options.get("filename").unwrap_or_default();
+    let Some(rest) = name.strip_prefix("blkdebug:") else {
+        return false;
+    };
+    let (config, image) = rest.split_once(':').unwrap_or(("", rest));
+    let (config, image) = (config.to_owned(), image.to_owned());
+    options.take("filename");
+    options.set("config", config);
+    options.set("x-image", image);
+    true
+}
+
+/// The rules of a `blkdebug` driver, and the options of what is below it.
+///
+/// # Errors
+/// For options and rules that are not known.
+pub(super) fn debugged_image(mut options: Options) -> Outcome<(Rules, Options)> {
+    split_filename(&mut options);
     let config = options.take("config").filter(|path| !path.is_empty());
-    let rules = Rules::take(&mut options, config.as_deref())?;
+    let mut rules = Rules::take(&mut options, config.as_deref())?;
+    if let Some(unit) = options.take_size("opt-write-zero")? {
+        rules.zero_unit = unit.max(1);
+    }
     for limit in LIMITS {
         options.take_size(limit)?;
     }
@@ -126,6 +158,11 @@ fn blkdebug(mut options: Options, flags: &Flags) -> Outcome<Protocol> {
         image.set("filename", name);
     }
     options.finish("protocol", "blkdebug")?;
+    Ok((rules, image))
+}
+
+fn blkdebug(options: Options, flags: &Flags) -> Outcome<Protocol> {
+    let (rules, image) = debugged_image(options)?;
     let below = open(image, flags)?;
     let name = format!("blkdebug::{}", below.name);
     Ok(Protocol {
@@ -136,7 +173,7 @@ fn blkdebug(mut options: Options, flags: &Flags) -> Outcome<Protocol> {
     })
 }
 
-fn file(mut options: Options, flags: &Flags) -> Outcome<Protocol> {
+fn file(mut options: Options, flags: &Flags, asked: &str) -> Outcome<Protocol> {
     let Some(name) = options.take("filename") else {
         fail!("The 'file' block driver requires a file name");
     };
@@ -160,24 +197,32 @@ fn file(mut options: Options, flags: &Flags) -> Outcome<Protocol> {
             errno_text(io_errno(error))
         ))
     };
+    if let Ok(meta) = std::fs::metadata(path) {
+        check_kind(path, meta.file_type(), asked, flags.write)?;
+    }
     let open = FileOptions {
         write: flags.write,
         create: false,
         direct: flags.cache.direct,
     };
-    let file = match FileStorage::open(Path::new(path), open) {
+    let opened = match std::fs::metadata(path) {
+        // Such as /dev/null: a device of no size.
+        Ok(meta) if meta.file_type().is_char_device() => std::fs::OpenOptions::new()
+            .read(true)
+            .write(flags.write)
+            .open(path)
+            .and_then(FileStorage::from_file),
+        _ => FileStorage::open(Path::new(path), open),
+    };
+    let file = match opened {
         Ok(file) => file,
         Err(error) if flags.cache.direct && io_errno(&error) == libc::EINVAL => {
             fail!("Could not open '{path}': The filesystem does not support O_DIRECT");
         }
-        Err(error) if Path::new(path).is_dir() => {
-            let _ = error;
-            fail!("'file' driver requires '{path}' to be a regular file");
-        }
         Err(error) => return Err(complain(&error)),
     };
     let kind = file.file().metadata().map_err(|error| complain(&error))?;
-    let device = std::os::unix::fs::FileTypeExt::is_block_device(&kind.file_type());
+    let device = kind.file_type().is_block_device();
     if locking == Locking::On && !device {
         crate::sys::lock(file.file(), flags.write, flags.force_share)
             .map_err(|mode| lock_failure(&mode))?;
@@ -189,6 +234,21 @@ fn file(mut options: Options, flags: &Flags) -> Outcome<Protocol> {
         storage: Arc::new(file),
         rules: None,
     })
+}
+
+/// Whether a file is of the kind that a driver is for; devices need no driver of their own.
+fn check_kind(path: &str, kind: FileType, driver: &str, write: bool) -> Outcome<()> {
+    if kind.is_dir() && write {
+        fail!("Could not open '{path}': {}", errno_text(libc::EISDIR));
+    }
+    let device = kind.is_block_device() || kind.is_char_device();
+    if driver != "file" && !device {
+        fail!("'{driver}' driver requires '{path}' to be either a character or block device");
+    }
+    if driver == "file" && !kind.is_file() && !kind.is_block_device() {
+        fail!("'file' driver requires '{path}' to be a regular file");
+    }
+    Ok(())
 }
 
 fn lock_failure(mode: &str) -> Failure {

@@ -190,12 +190,15 @@ fn amend_keys(
             if old.is_some() {
                 fail!("'old-secret' must not be given when activating keyslots");
             }
+            let (new, time) = (secret::get(new)?, iter_time(values, prefix)?);
             if let Some(slot) = slot.filter(|slot| volume.header().slots[*slot].active) {
-                fail!("Refusing to overwrite active keyslot {slot} - please erase it first");
+                if !force {
+                    fail!("Refusing to overwrite active keyslot {slot} - please erase it first");
+                }
+                volume.remove_key(area, slot, true).map_err(luks_failure)?;
             }
-            let time = iter_time(values, prefix)?;
             volume
-                .add_key(area, slot, &secret::get(new)?, time)
+                .add_key(area, slot, &new, time)
                 .map_err(luks_failure)?;
             Ok(())
         }
@@ -260,7 +263,10 @@ fn erase(
     {
         fail!("Given keyslot {slot} doesn't contain the given old password for erase operation");
     }
-    if !force && !volume.header().slots[slot].active {
+    if !volume.header().slots[slot].active {
+        if force {
+            return Ok(());
+        }
         fail!("Given keyslot {slot} is already erased (inactive) ");
     }
     volume.remove_key(area, slot, force).map_err(luks_failure)

@@ -72,6 +72,9 @@ pub(super) fn run(args: &[String]) -> Outcome<u8> {
     {
         fail!("Invalid format name: '{format}'");
     }
+    if compress && disk.image().is_none() {
+        fail!("Compression not supported for this file format");
+    }
     let Some(image) = disk.image() else {
         fail!(
             "Could not change the backing file to '{}': {}",

@@ -171,6 +171,8 @@ impl Shell {
         };
         match disk.close() {
             Ok(()) => true,
+            // What broke it has been told.
+            Err(strata_qcow2::Error::Broken) => false,
             Err(failure) => {
                 let why = errno_text(disk::errno(&failure));
                 error(format_args!(

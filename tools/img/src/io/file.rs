@@ -99,6 +99,7 @@ pub(super) fn reopen(shell: &mut Shell, words: &[String]) -> Read<()> {
     let open = shell.disk()?;
     let mut flags = open.flags();
     let mut options = open.options.clone();
+    let driver = open.protocol().unwrap_or(open.format.name()).to_owned();
     let name = (!open.name.starts_with("json:")).then(|| open.name.clone());
     if args.has("r") && args.has("w") {
         return refuse(&Failure::new("Only one -r/-w option may be given"));
@@ -120,11 +121,17 @@ pub(super) fn reopen(shell: &mut Shell, words: &[String]) -> Read<()> {
             return refuse(&Failure::new("Cannot set both -c and the cache options"));
         }
         let last = name.rsplit('.').next().unwrap_or(&name);
-        let current = if name == "driver" {
-            Some(open.format.name())
-        } else {
-            options.get(&name)
+        let given = open.options.get(&name);
+        let current = match name.as_str() {
+            "driver" => Some(driver.as_str()),
+            "file.driver" => given.or(Some(open.file_driver)),
+            "backing.driver" => given.or(open.layers.get(1).map(|below| below.format.name())),
+            _ => given,
         };
+        let is_switch = matches!(name.as_str(), "read-only" | "auto-read-only") || is_cache;
+        if is_switch && let Err(failure) = crate::options::switch(&name, &value) {
+            return refuse(&failure);
+        }
         let fixed = matches!(last, "driver" | "node-name");
         if !fixed && !RUNTIME.iter().any(|known| name.starts_with(known)) {
             return refuse(&Failure::new(format!("Cannot change the option '{name}'")));
@@ -132,9 +139,11 @@ pub(super) fn reopen(shell: &mut Shell, words: &[String]) -> Read<()> {
         if fixed && current != Some(&value) {
             return refuse(&Failure::new(format!("Cannot change the option '{last}'")));
         }
-        options.set(&name, value);
+        if !fixed {
+            options.set(&name, value);
+        }
     }
-    options.set("driver", open.format.name());
+    options.set("driver", driver);
     if !shell.close() {
         return Err(Refused);
     }

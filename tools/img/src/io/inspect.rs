@@ -14,7 +14,11 @@ pub(super) fn length(shell: &mut Shell, _: &[String]) -> Read<()> {
 
 pub(super) fn info(shell: &mut Shell, _: &[String]) -> Read<()> {
     let disk = shell.disk()?;
-    out!("format name: {}\n", disk.format.name());
+    match disk.protocol() {
+        // Once as the driver and once as the protocol that it is.
+        Some(name) => out!("format name: {name}\nformat name: {name}\n"),
+        None => out!("format name: {}\n", disk.format.name()),
+    }
     let Some(image) = disk.image() else {
         // Formats without clusters have nothing to tell.
         return if disk.format == crate::disk::Format::Luks {

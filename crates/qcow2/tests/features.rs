@@ -458,3 +458,43 @@ fn writes_that_would_hit_metadata_are_refused() {
         ));
     }
 }
+
+/// Without its table nobody knows which clusters a snapshot uses: a repair must not free them.
+#[test]
+fn a_repair_spares_what_an_unreadable_table_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image.qcow2");
+    create(
+        &path,
+        &CreateOptions {
+            size: 1 << 20,
+            ..CreateOptions::default()
+        },
+    );
+    let image = open(&path);
+    image.write_at(&[1; 300_000], 0).unwrap();
+    image.create_snapshot(&NewSnapshot::default()).unwrap();
+    image.write_at(&[2; 300_000], 0).unwrap();
+    image.add_bitmap("bits", 65536).unwrap();
+    image.close().unwrap();
+    let header = image.header();
+    let extension = header.extensions.iter().find(|e| e.kind == 0x2385_2875);
+    let directory = u64::from_be_bytes(extension.unwrap().data[16..24].try_into().unwrap());
+    let storage = file(&path, false);
+    for place in [header.snapshots_offset + 36, directory + 16] {
+        let mut before = [0; 4];
+        storage.read_at(&mut before, place).unwrap();
+        storage.write_at(&[0x7f; 4], place).unwrap();
+        for repair in [Repair::Leaks, Repair::All] {
+            let options = OpenOptions {
+                writable: true,
+                ..OpenOptions::default()
+            };
+            let image = Image::open(Arc::clone(&storage), options).unwrap();
+            assert!(image.check(repair, &mut |_| {}).is_err());
+            image.abandon();
+        }
+        storage.write_at(&before, place).unwrap();
+        clean(&open(&path));
+    }
+}

@@ -68,7 +68,10 @@ fn a_guest_can_not_turn_its_raw_disk_into_an_image() {
     std::fs::write(&secret, vec![b's'; SIZE as usize]).unwrap();
     // The guest writes a whole overlay over the secret to its disk, from sector 0 on.
     above(&raw, secret.to_str().unwrap(), "raw");
-    let written = std::fs::read(&raw).unwrap();
+    let mut written = std::fs::read(&raw).unwrap();
+    // A disk ends with a whole sector.
+    written.resize(written.len().next_multiple_of(512), 0);
+    std::fs::write(&raw, &written).unwrap();
     let plain = ChainOptions {
         format: Some(FileFormat::Raw),
         ..Default::default()

@@ -108,7 +108,9 @@ impl Image {
     ///
     /// # Errors
     /// [`crate::Error::Io`], or [`crate::Error::ReadOnly`] when repair is asked of a read-only
-    /// image. What is wrong with the image is not an error but in the report.
+    /// image; [`crate::Error::Malformed`] or [`crate::Error::TooLarge`] if the snapshot table or
+    /// the bitmap directory can not be read, so that what belongs to them is not known. What else
+    /// is wrong with the image is not an error but in the report.
     pub fn check(&self, repair: Repair, tell: &mut dyn FnMut(&Finding)) -> Result<CheckReport> {
         let mut state = if repair == Repair::Nothing {
             self.lock()

@@ -346,6 +346,47 @@ fn sizes_change_under_readers_and_writers() {
     qemu_check(&path);
 }
 
+/// Sizes that several threads ask for are taken one after the other.
+#[test]
+fn sizes_are_changed_by_one_at_a_time() {
+    const SIZE: u64 = 100 << 10;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    let options = CreateOptions {
+        size: SIZE,
+        cluster_size: 512,
+        ..Default::default()
+    };
+    create(&path, &options);
+    let image = open(&path);
+    image.create_snapshot(&NewSnapshot::default()).unwrap();
+    for round in 0..rounds() / 5 {
+        thread::scope(|scope| {
+            for number in 0..6 {
+                let image = &image;
+                scope.spawn(move || {
+                    let mut random = Random(round * 6 + number);
+                    for _ in 0..4 {
+                        let size = (1 + random.below(SIZE / 512)) * 512;
+                        image.resize(size, Preallocation::Off).unwrap();
+                        let _ = image.write_at(&[9; 700], size - 512);
+                    }
+                    if number == 0 {
+                        image.apply_snapshot("1").unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(image.size(), image.header().size);
+        is_sound(&image);
+        let end = image.size();
+        image.resize(SIZE * 2, Preallocation::Off).unwrap();
+        let mut all = vec![0xee; (SIZE * 2 - end) as usize];
+        image.read_at(&mut all, end).unwrap();
+        assert!(all.iter().all(|&byte| byte == 0), "stale bytes");
+    }
+}
+
 /// Writes past the new end of a disk that shrinks meanwhile are done before it is cut, or fail:
 /// nothing of them stays behind, and nothing shows when the disk grows again.
 #[test]

@@ -64,7 +64,9 @@ pub struct Image {
     /// Memory and disk may differ in ways that no later write can mend.
     pub(crate) broken: AtomicBool,
     closed: AtomicBool,
-    /// Lock order: this one, then a set of `l2`.
+    /// Held while the disk's size changes, which takes `state` several times.
+    resizing: Mutex<()>,
+    /// Lock order: `resizing`, this one, then a set of `l2`.
     state: Mutex<State>,
     /// An allocating write has been linked or given up.
     landed: Condvar,

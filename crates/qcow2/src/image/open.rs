@@ -178,6 +178,7 @@ impl Image {
             broken: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             landed: Condvar::new(),
+            resizing: Mutex::new(()),
             state: Mutex::new(State::new(header, file_end)),
         };
         let dirty = image.lock().header.incompatible.has(Incompatible::DIRTY);

@@ -23,6 +23,7 @@ impl Image {
             ));
         }
         self.check_write(0, 0)?;
+        let _alone = self.lock_size();
         let old = self.size();
         let entries = self.geometry.l1_entries(size);
         if entries > MAX_L1_BYTES / 8 || size > i64::MAX as u64 {
@@ -95,6 +96,8 @@ impl Image {
             self.data.set_len(size).context("grow to", size, 0)?;
         }
         drop(state);
+        // Tables that reach past the old end may name what another program left there.
+        self.drop_clusters(tail, size.next_multiple_of(self.geometry.cluster_size()))?;
         // The size is raised only once the new space reads as zeroes.
         self.size.store(size, Ordering::Release);
         let grown = self.zero_new(old, tail, size).and_then(|()| {

@@ -75,6 +75,11 @@ impl Image {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Keeps others from changing the disk's size.
+    pub(crate) fn lock_size(&self) -> MutexGuard<'_, ()> {
+        self.resizing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The state, ready for changes to the image.
     ///
     /// # Errors

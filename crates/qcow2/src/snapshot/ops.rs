@@ -125,6 +125,7 @@ impl Image {
     /// [`Error::NotFound`]; else as [`Image::write_at`].
     pub fn apply_snapshot(&self, id_or_name: &str) -> Result<()> {
         self.refuse_data_file()?;
+        let _alone = self.lock_size();
         let mut state = self.lock_alone()?;
         let state = &mut *state;
         self.sync_all(state)?;

@@ -25,6 +25,11 @@ impl Progress {
         progress
     }
 
+    /// Whether somebody wants to see how far the work is: finding out may take a while.
+    pub fn wanted(&self) -> bool {
+        self.shown || sys::usr1()
+    }
+
     /// `done` of `total` units are done.
     pub fn at(&self, done: u64, total: u64) {
         if total == 0 {

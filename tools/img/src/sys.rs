@@ -18,9 +18,14 @@ pub(crate) fn catch_usr1() {
     unsafe { libc::signal(libc::SIGUSR1, handler as libc::sighandler_t) };
 }
 
-/// Whether SIGUSR1 came since the last call.
+/// Whether SIGUSR1 came since [`take_usr1`] was last called.
+pub(crate) fn usr1() -> bool {
+    USR1.load(Ordering::Relaxed)
+}
+
+/// The same, and forgets it.
 pub(crate) fn take_usr1() -> bool {
-    USR1.load(Ordering::Relaxed) && USR1.swap(false, Ordering::Relaxed)
+    usr1() && USR1.swap(false, Ordering::Relaxed)
 }
 
 /// Sends a signal to this thread.

@@ -27,6 +27,7 @@ pub struct FileStorage {
     block_device: bool,
     /// Alignment that O_DIRECT wants; 1 without it.
     alignment: usize,
+    flushes: bool,
     /// Held for writing while a bounced write reads and rewrites the blocks around it.
     rewriting: RwLock<()>,
 }
@@ -60,6 +61,7 @@ impl FileStorage {
             file,
             block_device: kind.is_block_device(),
             alignment,
+            flushes: true,
             rewriting: RwLock::new(()),
         })
     }
@@ -71,8 +73,19 @@ impl FileStorage {
             file,
             block_device,
             alignment: 1,
+            flushes: true,
             rewriting: RwLock::new(()),
         })
+    }
+
+    /// Makes [`Storage::flush`] do nothing, for a file that nobody misses after a power failure:
+    /// a scratch disk, or the target of a copy that would be made again.
+    #[must_use]
+    pub fn without_flush(self) -> Self {
+        Self {
+            flushes: false,
+            ..self
+        }
     }
 
     /// The file.
@@ -173,6 +186,9 @@ impl Storage for FileStorage {
     }
 
     fn flush(&self) -> io::Result<()> {
+        if !self.flushes {
+            return Ok(());
+        }
         match self.file.sync_data() {
             // Such as a character device: there is nothing to be made durable.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),

@@ -206,7 +206,7 @@ impl Disk {
         self.event("flush_to_disk", 0, 0)?;
         match &*self.node {
             Node::Qcow2(image) => image.flush(),
-            Node::Raw(_) if !self.flags.write || self.flags.cache.no_flush => Ok(()),
+            Node::Raw(_) if !self.flags.write => Ok(()),
             Node::Raw(disk) => disk.storage().flush().map_err(|source| Error::Io {
                 action: "flush",
                 offset: 0,

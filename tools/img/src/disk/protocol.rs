@@ -221,6 +221,11 @@ fn file(mut options: Options, flags: &Flags, asked: &str) -> Outcome<Protocol> {
         }
         Err(error) => return Err(complain(&error)),
     };
+    let file = if flags.cache.no_flush {
+        file.without_flush()
+    } else {
+        file
+    };
     let kind = file.file().metadata().map_err(|error| complain(&error))?;
     let device = kind.file_type().is_block_device();
     if locking == Locking::On && !device {

@@ -12,12 +12,13 @@ pub(super) fn is_zero(buf: &[u8]) -> bool {
         && rest.iter().all(|byte| *byte == 0)
 }
 
-/// Finds runs of data and of zeroes in sector units.
+/// Finds runs of data and of zeroes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scanner {
     /// Zeroes shorter than this many sectors between data are written along.
     pub(super) min_sparse: usize,
-    /// Runs end at multiples of this many sectors, a power of two.
+    /// Runs end at multiples of this many sectors, a power of two: a write of a part of such a
+    /// unit would read and rewrite the rest.
     pub(super) alignment: usize,
 }
 
@@ -25,16 +26,15 @@ impl Scanner {
     /// Length in bytes of the run at the front of `buf`, whose first byte is sector `first` of
     /// the target, and whether it is data.
     pub(super) fn run(&self, buf: &[u8], first: u64) -> (usize, bool) {
-        let sectors = buf.len().div_ceil(SECTOR);
-        let (mut used, data) = self.aligned_run(buf, first);
+        let (mut used, data) = self.like_units(buf, first);
         if !data {
-            return ((used * SECTOR).min(buf.len()), false);
+            return (used, false);
         }
-        let min = self.min_sparse.min(sectors);
+        let min = (self.min_sparse * SECTOR).min(buf.len());
         let mut checked = used;
-        while checked < sectors {
-            let rest = &buf[checked * SECTOR..];
-            let (length, data) = self.aligned_run(rest, first + checked as u64);
+        while checked < buf.len() {
+            let here = first + (checked / SECTOR) as u64;
+            let (length, data) = self.like_units(&buf[checked..], here);
             checked += length;
             if data {
                 used = checked;
@@ -42,25 +42,24 @@ impl Scanner {
                 break;
             }
         }
-        ((used * SECTOR).min(buf.len()), true)
+        (used, true)
     }
 
-    /// A run of like sectors, in sectors, its end moved to the alignment: data grows, because a
-    /// write of a part would read and rewrite the rest; zeroes shrink.
-    fn aligned_run(&self, buf: &[u8], first: u64) -> (usize, bool) {
-        let mut sectors = buf.chunks(SECTOR);
-        let zero = sectors.next().is_none_or(is_zero);
-        let length = 1 + sectors.take_while(|sector| is_zero(sector) == zero).count();
-        let total = buf.len().div_ceil(SECTOR);
-        if length == total {
-            return (length, !zero);
+    /// Length of the run of units that are all data or all zeroes. A unit is data if any of it is
+    /// not zero, so that data is mostly known by its first bytes.
+    fn like_units(&self, buf: &[u8], first: u64) -> (usize, bool) {
+        let unit = self.alignment * SECTOR;
+        let lead = (first as usize & (self.alignment - 1)) * SECTOR;
+        let mut end = (unit - lead).min(buf.len());
+        let data = !is_zero(&buf[..end]);
+        while end < buf.len() {
+            let next = (end + unit).min(buf.len());
+            if is_zero(&buf[end..next]) == data {
+                break;
+            }
+            end = next;
         }
-        let tail = (first + length as u64) as usize & (self.alignment - 1);
-        match (zero, tail) {
-            (_, 0) => (length, !zero),
-            (true, tail) if length > tail => (length - tail, false),
-            (_, tail) => ((length + self.alignment - tail).min(total), true),
-        }
+        (end, data)
     }
 }
 

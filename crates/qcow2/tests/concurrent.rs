@@ -4,12 +4,17 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use common::{Random, create, open, qemu_check, qemu_compare};
-use strata_qcow2::{CreateOptions, Extent, Image, NewSnapshot, OpenOptions, Preallocation, Repair};
+use strata_qcow2::storage::MemoryStorage;
+use strata_qcow2::{
+    CreateOptions, Extent, Image, NewSnapshot, OpenOptions, Preallocation, Repair, Storage,
+};
 
 const THREADS: u64 = 6;
 /// Bytes that only one thread uses.
@@ -517,4 +522,157 @@ fn a_snapshot_waits_for_writes_in_place() {
         "shared clusters are copied first"
     );
     is_sound(&image);
+}
+
+/// A file whose flushes last until they are let go.
+struct SlowToFlush {
+    file: MemoryStorage,
+    /// A flush waits; flushes are let go.
+    waits: Mutex<(bool, bool)>,
+    changed: Condvar,
+}
+
+impl SlowToFlush {
+    fn new() -> Self {
+        Self {
+            file: MemoryStorage::default(),
+            waits: Mutex::new((false, true)),
+            changed: Condvar::new(),
+        }
+    }
+
+    fn wait_for_a_flush(&self) {
+        let waits = self.waits.lock().unwrap();
+        let limit = Duration::from_secs(60);
+        let (_waits, late) = self
+            .changed
+            .wait_timeout_while(waits, limit, |(waits, _)| !*waits)
+            .unwrap();
+        assert!(!late.timed_out(), "no slice had to make room for another");
+    }
+
+    fn let_go(&self) {
+        self.waits.lock().unwrap().1 = true;
+        self.changed.notify_all();
+    }
+}
+
+impl Storage for SlowToFlush {
+    fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
+        self.file.read_vectored_at(bufs, offset)
+    }
+
+    fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.file.write_vectored_at(bufs, offset)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        let mut waits = self.waits.lock().unwrap();
+        waits.0 = true;
+        self.changed.notify_all();
+        let _gone = self.changed.wait_while(waits, |(_, go)| !*go).unwrap();
+        Ok(())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.file.discard(offset, len)
+    }
+}
+
+#[test]
+fn readers_go_on_while_a_writer_waits_for_a_flush() {
+    /// Guest bytes that one slice of an L2 table maps.
+    const SPAN: u64 = 32 << 20;
+    const SLICES: u64 = 256;
+    let slow = Arc::new(SlowToFlush::new());
+    let file: Arc<dyn Storage> = slow.clone();
+    let create = CreateOptions {
+        size: SLICES * SPAN,
+        ..Default::default()
+    };
+    create.create(&file).unwrap();
+    let open = || {
+        let options = OpenOptions {
+            writable: true,
+            l2_cache: 64 << 10,
+            ..Default::default()
+        };
+        Image::open(file.clone(), options).unwrap()
+    };
+    let image = open();
+    for slice in 0..SLICES {
+        image.write_at(&[slice as u8; 512], slice * SPAN).unwrap();
+    }
+    image.close().unwrap();
+
+    let image = Arc::new(open());
+    image.write_at(&[0; 512], 0).unwrap();
+    *slow.waits.lock().unwrap() = (false, false);
+    let writer = {
+        let image = image.clone();
+        thread::spawn(move || {
+            for slice in 0..SLICES {
+                let offset = slice * SPAN + (1 << 20);
+                image.write_at(&[!slice as u8; 512], offset).unwrap();
+            }
+        })
+    };
+    slow.wait_for_a_flush();
+    let (done, told) = mpsc::channel();
+    let reader = {
+        let image = image.clone();
+        thread::spawn(move || {
+            for slice in 1..SLICES {
+                let mut buf = [0; 512];
+                image.read_at(&mut buf, slice * SPAN).unwrap();
+                assert_eq!(buf, [slice as u8; 512]);
+            }
+            done.send(()).unwrap();
+        })
+    };
+    let in_time = told.recv_timeout(Duration::from_secs(60));
+    slow.let_go();
+    reader.join().unwrap();
+    writer.join().unwrap();
+    in_time.expect("readers waited for the flush");
+    for slice in 0..SLICES {
+        let mut buf = [0; 512];
+        image.read_at(&mut buf, slice * SPAN + (1 << 20)).unwrap();
+        assert_eq!(buf, [!slice as u8; 512]);
+    }
+    is_sound(&image);
+    image.close().unwrap();
+}
+
+#[test]
+fn writes_all_over_a_disk_do_not_flush_by_themselves() {
+    const SPAN: u64 = 32 << 20;
+    let slow = Arc::new(SlowToFlush::new());
+    let file: Arc<dyn Storage> = slow.clone();
+    let size = 128 * SPAN;
+    let create = CreateOptions {
+        size,
+        ..Default::default()
+    };
+    create.create(&file).unwrap();
+    let options = OpenOptions {
+        writable: true,
+        ..Default::default()
+    };
+    let image = Image::open(file, options).unwrap();
+    image.write_at(&[1; 512], 0).unwrap();
+    slow.waits.lock().unwrap().0 = false;
+    for slice in 0..size / SPAN {
+        image.write_at(&[1; 512], slice * SPAN + (1 << 20)).unwrap();
+    }
+    assert!(!slow.waits.lock().unwrap().0, "a set of the cache was full");
+    image.close().unwrap();
 }

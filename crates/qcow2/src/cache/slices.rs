@@ -149,6 +149,15 @@ impl Slices {
         None
     }
 
+    /// Runs `look` on the words of a slice that is not cached.
+    pub(crate) fn view_of<R>(&self, words: Vec<u64>, look: impl FnOnce(View<'_>) -> R) -> R {
+        let words: Box<[AtomicU64]> = words.into_iter().map(AtomicU64::new).collect();
+        look(View {
+            words: &words,
+            extended: self.extended,
+        })
+    }
+
     /// Caches the slice at `tag`, which `load` reads, unless it is there already. `load` runs
     /// under the set's lock.
     pub(crate) fn fill<E>(

@@ -110,13 +110,16 @@ impl Image {
         Ok(Some(Place { slice, index, l1 }))
     }
 
+    /// The words of the slice at host offset `slice`, as the disk has them.
+    fn read_slice(&self, slice: u64) -> Result<Vec<u64>> {
+        let mut raw = vec![0; self.slice_size as usize];
+        self.file.read_at(&mut raw, slice)?;
+        Ok(bytes::words(&raw).collect())
+    }
+
     /// Reads the slice at host offset `slice` into the cache, if the cache has room.
     pub(crate) fn try_load(&self, slice: u64) -> Result<Result<(), AllDirty>> {
-        self.l2.fill(slice, || {
-            let mut raw = vec![0; self.slice_size as usize];
-            self.file.read_at(&mut raw, slice)?;
-            Ok(bytes::words(&raw).collect())
-        })
+        self.l2.fill(slice, || self.read_slice(slice))
     }
 
     /// Looks at the slice at host offset `slice`, reading it first if need be.
@@ -126,7 +129,11 @@ impl Image {
                 return Ok(result);
             }
             if self.try_load(slice)?.is_err() {
-                self.sync(&mut self.lock())?;
+                // Making room takes the lock and a flush, for which no lookup shall wait. A slice
+                // that is not cached is not dirty: the disk has it as it was when this request
+                // had entered already, so that whoever changes it waits for the request.
+                let words = self.read_slice(slice)?;
+                return Ok(self.l2.view_of(words, look));
             }
         }
     }

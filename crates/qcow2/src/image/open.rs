@@ -152,7 +152,10 @@ impl Image {
         let needed = geometry
             .clusters(header.size)
             .saturating_mul(geometry.l2_entry_size());
-        let cache = options.l2_cache.min(needed).max(slice_size * 64);
+        // Slices fall into sets by chance. Only slots that are used take memory, and with four for
+        // each slice no set fills up with dirty ones, which would be flushed to make room.
+        let most = needed.saturating_mul(4);
+        let cache = options.l2_cache.min(most).max(slice_size * 64);
         let file_end = file.size()?;
         let image = Self {
             l1: Table::new(header.l1_offset, u64::from(header.l1_size)),

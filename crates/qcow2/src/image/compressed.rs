@@ -59,8 +59,7 @@ impl Image {
             .and_then(|()| self.link_packed(&mut state, offset, host, length))
             .or_else(|error| self.free_bytes(&mut state, host, length).and(Err(error)));
         let result = result.and_then(|()| self.bound_unlinked(&mut state));
-        state.in_flight.retain(|&other| other != range);
-        self.landed.notify_all();
+        self.land(&mut state, range);
         self.tracker.mark(offset, self.geometry.cluster_size());
         result
     }

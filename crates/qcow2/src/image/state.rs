@@ -31,6 +31,8 @@ pub(crate) struct State {
     reclaim: VecDeque<(u64, Vec<u64>)>,
     /// Guest ranges (start, end) whose clusters are being written before they are linked.
     pub(crate) in_flight: Vec<(u64, u64)>,
+    /// Threads that wait for one of them.
+    waiting: usize,
     /// The preparations for the first write are done.
     pub(crate) prepared: bool,
     /// The preparations were begun.
@@ -51,6 +53,7 @@ impl State {
             unlinked: Vec::new(),
             reclaim: VecDeque::new(),
             in_flight: Vec::new(),
+            waiting: 0,
             prepared: false,
             attempted: false,
             lazy: false,
@@ -107,15 +110,29 @@ impl Image {
     /// Waits until no allocating write is under way in the guest range.
     pub(crate) fn wait_for<'a>(
         &self,
-        state: MutexGuard<'a, State>,
+        mut state: MutexGuard<'a, State>,
         start: u64,
         end: u64,
     ) -> MutexGuard<'a, State> {
-        self.landed
-            .wait_while(state, |state| {
-                state.in_flight.iter().any(|&(s, e)| s < end && start < e)
-            })
-            .unwrap_or_else(PoisonError::into_inner)
+        let busy = |state: &State| state.in_flight.iter().any(|&(s, e)| s < end && start < e);
+        while busy(&state) {
+            state.waiting += 1;
+            state = self
+                .landed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+            state.waiting -= 1;
+        }
+        state
+    }
+
+    /// Ends an allocating write that is in flight in `range`.
+    pub(crate) fn land(&self, state: &mut State, range: (u64, u64)) {
+        state.in_flight.retain(|&other| other != range);
+        // A system call, for which there is mostly nobody.
+        if state.waiting > 0 {
+            self.landed.notify_all();
+        }
     }
 
     /// Passes an error on; one that shows the image to be corrupt marks it so and ends all

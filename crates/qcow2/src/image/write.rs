@@ -203,8 +203,7 @@ impl Image {
             Err(error) => Err(error),
         };
         let result = result.and_then(|()| self.bound_unlinked(&mut state));
-        state.in_flight.retain(|&range| range != (start, end));
-        self.landed.notify_all();
+        self.land(&mut state, (start, end));
         result.map(|()| count)
     }
 

@@ -34,7 +34,10 @@ pub fn children(work: impl FnOnce()) -> Cost {
 fn measure(who: libc::c_int, work: impl FnOnce()) -> Cost {
     let (cpu_before, start) = (cpu(who), Instant::now());
     work();
-    Cost { cpu: cpu(who) - cpu_before, wall: start.elapsed() }
+    Cost {
+        cpu: cpu(who) - cpu_before,
+        wall: start.elapsed(),
+    }
 }
 
 /// Prints the medians of some rounds, per operation.
@@ -50,7 +53,10 @@ pub fn report(what: &str, who: &str, rounds: &[Cost], operations: u32) {
 
 /// Runs a program that must succeed.
 pub fn run(program: &str, args: &[&str]) {
-    let output = std::process::Command::new(program).args(args).output().expect("a program");
+    let output = std::process::Command::new(program)
+        .args(args)
+        .output()
+        .expect("a program");
     assert!(output.status.success(), "{program} {args:?}: {output:?}");
 }
 

@@ -11,14 +11,27 @@ use crate::peers;
 
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/statm").expect("statm");
-    status.split(' ').nth(1).and_then(|n| n.parse::<u64>().ok()).map_or(0, |pages| pages * 4096)
+    status
+        .split(' ')
+        .nth(1)
+        .and_then(|n| n.parse::<u64>().ok())
+        .map_or(0, |pages| pages * 4096)
 }
 
 fn create(path: &Path, size: u64) {
-    let options = FileOptions { write: true, create: true, direct: false };
+    let options = FileOptions {
+        write: true,
+        create: true,
+        direct: false,
+    };
     let file: std::sync::Arc<dyn Storage> =
         std::sync::Arc::new(FileStorage::open(path, options).expect("a file"));
-    CreateOptions { size, ..CreateOptions::default() }.create(&file).expect("an image");
+    CreateOptions {
+        size,
+        ..CreateOptions::default()
+    }
+    .create(&file)
+    .expect("an image");
 }
 
 /// Time and memory to open an image of 1 PiB and read from it once.
@@ -36,7 +49,11 @@ pub fn open_of_a_huge_image(dir: &Path) {
         grown = resident().saturating_sub(before);
     }
     times.sort();
-    println!("open of 1 PiB and one read: {:?}, {} KiB more memory", times[3], grown >> 10);
+    println!(
+        "open of 1 PiB and one read: {:?}, {} KiB more memory",
+        times[3],
+        grown >> 10
+    );
     std::fs::remove_file(&path).expect("an image to remove");
 }
 

@@ -1,10 +1,13 @@
 //! Whole-image work beside qemu-img.
+//!
+//! For convert, this program starts itself as strata-img, so that both are child processes.
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use strata_qcow2::{NewSnapshot, Repair, chain, commit as commit_into};
 
-use crate::measure::{children, here, report, run};
+use crate::measure::{children, here, random_offsets, report, run};
 use crate::peers;
 
 const ROUNDS: usize = 5;
@@ -12,7 +15,10 @@ const ROUNDS: usize = 5;
 fn filled(path: &Path, cluster_size: &str) {
     let name = path.to_str().expect("a name");
     let options = format!("cluster_size={cluster_size},preallocation=metadata");
-    run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &options, name, "4G"]);
+    run(
+        "qemu-img",
+        &["create", "-q", "-f", "qcow2", "-o", &options, name, "4G"],
+    );
 }
 
 /// A check of 4 GiB in clusters of 4 KiB.
@@ -23,9 +29,16 @@ pub fn check(dir: &Path) {
     for _ in 0..ROUNDS {
         ours.push(here(|| {
             let image = peers::ours(&path, false);
-            assert!(image.check(Repair::Nothing, &mut |_| {}).expect("a check").is_clean());
+            assert!(
+                image
+                    .check(Repair::Nothing, &mut |_| {})
+                    .expect("a check")
+                    .is_clean()
+            );
         }));
-        theirs.push(children(|| run("qemu-img", &["check", "-q", path.to_str().expect("a name")])));
+        theirs.push(children(|| {
+            run("qemu-img", &["check", "-q", path.to_str().expect("a name")])
+        }));
     }
     report("check 4 GiB of 4 KiB clusters", "strata", &ours, 1);
     report("check 4 GiB of 4 KiB clusters", "qemu-img", &theirs, 1);
@@ -50,15 +63,32 @@ pub fn snapshots(dir: &Path) {
                 image.close().expect("closing");
             })
         };
-        let new = NewSnapshot { name: "s".into(), ..NewSnapshot::default() };
+        let new = NewSnapshot {
+            name: "s".into(),
+            ..NewSnapshot::default()
+        };
         let create = on_ours(&|image| drop(image.create_snapshot(&new).expect("a snapshot")));
         keep("snapshot create", "strata", create);
-        keep("snapshot apply", "strata", on_ours(&|i| i.apply_snapshot("s").expect("applying")));
-        keep("snapshot delete", "strata", on_ours(&|i| i.delete_snapshot("s").expect("deleting")));
-        for (what, flag) in
-            [("snapshot create", "-c"), ("snapshot apply", "-a"), ("snapshot delete", "-d")]
-        {
-            keep(what, "qemu-img", children(|| run("qemu-img", &["snapshot", flag, "s", name])));
+        keep(
+            "snapshot apply",
+            "strata",
+            on_ours(&|i| i.apply_snapshot("s").expect("applying")),
+        );
+        keep(
+            "snapshot delete",
+            "strata",
+            on_ours(&|i| i.delete_snapshot("s").expect("deleting")),
+        );
+        for (what, flag) in [
+            ("snapshot create", "-c"),
+            ("snapshot apply", "-a"),
+            ("snapshot delete", "-d"),
+        ] {
+            keep(
+                what,
+                "qemu-img",
+                children(|| run("qemu-img", &["snapshot", flag, "s", name])),
+            );
         }
     }
     for (what, who, list) in costs {
@@ -70,10 +100,15 @@ pub fn snapshots(dir: &Path) {
 /// Commit of 512 MiB into a base.
 pub fn commit(dir: &Path) {
     let (base, top) = (dir.join("base"), dir.join("top"));
-    let names = [base.to_str().expect("a name"), top.to_str().expect("a name")];
+    let names = [
+        base.to_str().expect("a name"),
+        top.to_str().expect("a name"),
+    ];
     let make = || {
         run("qemu-img", &["create", "-q", "-f", "qcow2", names[0], "1G"]);
-        let create = ["create", "-q", "-f", "qcow2", "-b", names[0], "-F", "qcow2", names[1]];
+        let create = [
+            "create", "-q", "-f", "qcow2", "-b", names[0], "-F", "qcow2", names[1],
+        ];
         run("qemu-img", &create);
         run("qemu-io", &["-c", "write -q -P 7 0 512M", names[1]]);
     };
@@ -81,8 +116,14 @@ pub fn commit(dir: &Path) {
     for _ in 0..ROUNDS {
         make();
         ours.push(here(|| {
-            let options = chain::ChainOptions { backing: false, ..Default::default() };
-            let target = chain::ChainOptions { writable: true, ..Default::default() };
+            let options = chain::ChainOptions {
+                backing: false,
+                ..Default::default()
+            };
+            let target = chain::ChainOptions {
+                writable: true,
+                ..Default::default()
+            };
             let target = chain::open(&base, &target).expect("a base");
             let options = chain::ChainOptions {
                 writable: true,
@@ -94,11 +135,115 @@ pub fn commit(dir: &Path) {
             };
             let node = chain::open(&top, &options).expect("a top");
             commit_into(&node, &target, &mut |_, _| true).expect("a commit");
-            node.as_qcow2().expect("an image").make_empty().expect("emptying");
+            node.as_qcow2()
+                .expect("an image")
+                .make_empty()
+                .expect("emptying");
         }));
         make();
         theirs.push(children(|| run("qemu-img", &["commit", "-q", names[1]])));
     }
     report("commit 512 MiB", "strata", &ours, 1);
     report("commit 512 MiB", "qemu-img", &theirs, 1);
+}
+
+/// Sizes of what is converted.
+const CONVERTED: u64 = 4 << 30;
+const COMPRESSED: u64 = 1 << 30;
+
+/// Conversions of 4 GiB of mixed data, both ways.
+pub fn convert(dir: &Path) {
+    let (raw, image, out) = (dir.join("raw"), dir.join("image"), dir.join("out"));
+    let [raw, image, out] = [&raw, &image, &out].map(|path| path.to_str().expect("a name"));
+    mixed_data(Path::new(raw), CONVERTED);
+    let create = ["convert", "-f", "raw", "-O", "qcow2", raw, image];
+    run("qemu-img", &create);
+    beside(
+        "convert raw to qcow2",
+        &["-f", "raw", "-O", "qcow2", raw, out],
+    );
+    beside(
+        "convert qcow2 to raw",
+        &["-f", "qcow2", "-O", "raw", image, out],
+    );
+    for path in [raw, image, out] {
+        std::fs::remove_file(path).expect("a file to remove");
+    }
+}
+
+/// Compressed conversions of 1 GiB of mixed data, and back.
+pub fn compressed_convert(dir: &Path) {
+    let (raw, image, out) = (dir.join("raw"), dir.join("image"), dir.join("out"));
+    let [raw, image, out] = [&raw, &image, &out].map(|path| path.to_str().expect("a name"));
+    mixed_data(Path::new(raw), COMPRESSED);
+    for (kind, option) in [
+        ("zlib", "compression_type=zlib"),
+        ("zstd", "compression_type=zstd"),
+    ] {
+        let to = ["-c", "-o", option, "-f", "raw", "-O", "qcow2", raw];
+        run("qemu-img", &[&["convert"], &to[..], &[image]].concat());
+        beside(&format!("convert to {kind}"), &[&to[..], &[out]].concat());
+        let from = ["-f", "qcow2", "-O", "raw", image, out];
+        beside(&format!("convert from {kind}"), &from);
+    }
+    for path in [raw, image, out] {
+        std::fs::remove_file(path).expect("a file to remove");
+    }
+}
+
+/// Converts by both programs in turn; the last argument is the target.
+fn beside(what: &str, args: &[&str]) {
+    let args = [&["convert"], args].concat();
+    let this = std::env::current_exe().expect("this program");
+    let this = this.to_str().expect("a name");
+    let mut costs = [Vec::new(), Vec::new()];
+    for _ in 0..ROUNDS {
+        let programs: [(&str, &[&str]); 2] = [(this, &["strata-img"]), ("qemu-img", &[])];
+        for ((program, first), costs) in programs.into_iter().zip(&mut costs) {
+            // A new file each time: one that is there would be emptied first.
+            let _ = args.last().map(std::fs::remove_file);
+            costs.push(children(|| run(program, &[first, &args[..]].concat())));
+        }
+    }
+    report(what, "strata", &costs[0], 1);
+    report(what, "qemu-img", &costs[1], 1);
+}
+
+/// A sparse file of holes, zeroes, noise and words, in runs of 64 KiB to 4 MiB.
+fn mixed_data(path: &Path, size: u64) {
+    const WORDS: [&str; 8] = [
+        "the ", "disk ", "image ", "cluster ", "of ", "a ", "guest\n", "0x",
+    ];
+    let file = std::fs::File::create(path).expect("a file");
+    file.set_len(size).expect("a size");
+    let mut random = random_offsets(u32::MAX, 1, u64::MAX);
+    let mut next = || random.next().unwrap_or(0);
+    let mut at = 0;
+    while at < size {
+        let length = ((1 + next() % 64) << 16).min(size - at);
+        let mut data = vec![0; length as usize];
+        let kind = next() % 10;
+        match kind {
+            0..=3 => {}
+            4..=6 => data
+                .chunks_exact_mut(8)
+                .for_each(|c| c.copy_from_slice(&next().to_le_bytes())),
+            _ => {
+                let mut text = Vec::with_capacity(data.len() + 32);
+                while text.len() < data.len() {
+                    let word = next();
+                    text.extend_from_slice(WORDS[(word % 8) as usize].as_bytes());
+                    if word & 0x70 == 0 {
+                        text.extend_from_slice((word >> 20).to_string().as_bytes());
+                    }
+                }
+                data.copy_from_slice(&text[..length as usize]);
+            }
+        }
+        // Three of ten runs are holes; one is zeroes that take space.
+        if kind > 2 {
+            file.write_all_at(&data, at).expect("a write");
+        }
+        at += length;
+    }
 }

@@ -59,6 +59,19 @@ impl Image {
         self.extent_unchecked(offset, length)
     }
 
+    /// The same, if it can be told from what is in memory, so that the answer waits for no lock and
+    /// for no L2 table; else None, and [`Image::extent`] knows.
+    ///
+    /// # Errors
+    /// As [`Image::extent`].
+    pub fn extent_cached(&self, offset: u64, length: u64) -> Result<Option<(Extent, u64)>> {
+        self.check_range(offset, length)?;
+        let Some(run) = self.run_cached(offset, length)? else {
+            return Ok(None);
+        };
+        Ok(Some((self.to_extent(&run, offset)?, run.length)))
+    }
+
     /// The same, also past the end of the disk.
     pub(crate) fn extent_unchecked(&self, offset: u64, length: u64) -> Result<(Extent, u64)> {
         let run = self.run(offset, length)?;
@@ -154,24 +167,45 @@ impl Image {
 
     /// The run of like guest bytes from `offset` on, within one slice.
     pub(crate) fn run(&self, offset: u64, length: u64) -> Result<Run> {
-        let geometry = &self.geometry;
         let Some(place) = self.place(offset)? else {
-            let rest = (1u64 << geometry.l1_shift()) - (offset & ((1 << geometry.l1_shift()) - 1));
-            return Ok(Run {
-                kind: Kind::Unallocated,
-                copied: false,
-                length: rest.min(length),
-            });
+            return Ok(self.untabled(offset, length));
         };
         let found = self.with_slice(place.slice, |view| {
-            scan(
-                geometry,
-                view,
-                place.index,
-                geometry.in_cluster(offset),
-                length,
-            )
+            scan(&self.geometry, view, place.index, offset, length)
         })?;
+        self.checked(found, place, offset)
+    }
+
+    /// The same, if its slice is in memory.
+    pub(crate) fn run_cached(&self, offset: u64, length: u64) -> Result<Option<Run>> {
+        let Some(place) = self.place(offset)? else {
+            return Ok(Some(self.untabled(offset, length)));
+        };
+        let found = self.l2.view(place.slice, |view| {
+            scan(&self.geometry, view, place.index, offset, length)
+        });
+        let run = found.map(|found| self.checked(found, place, offset));
+        run.transpose()
+    }
+
+    /// The run where there is no L2 table.
+    fn untabled(&self, offset: u64, length: u64) -> Run {
+        let span = 1u64 << self.geometry.l1_shift();
+        Run {
+            kind: Kind::Unallocated,
+            copied: false,
+            length: (span - (offset & (span - 1))).min(length),
+        }
+    }
+
+    /// Judges what was found in a slice.
+    fn checked(
+        &self,
+        found: Result<Run, (usize, &'static str)>,
+        place: Place,
+        offset: u64,
+    ) -> Result<Run> {
+        let geometry = &self.geometry;
         let mut run = found.map_err(|(index, reason)| {
             let at = place.slice + index as u64 * geometry.l2_entry_size();
             Error::malformed("L2 entry", at, reason)
@@ -190,14 +224,15 @@ impl Image {
     }
 }
 
-/// Scans the entries of one slice.
+/// Scans the entries of one slice, from the one at `start` on, which `offset` belongs to.
 fn scan(
     geometry: &Geometry,
     view: View<'_>,
     start: usize,
-    within: u64,
+    offset: u64,
     length: u64,
 ) -> Result<Run, (usize, &'static str)> {
+    let within = geometry.in_cluster(offset);
     let step = geometry.subcluster_size();
     let steps = (geometry.cluster_size() / step) as u32;
     let mut first: Option<(Kind, bool)> = None;

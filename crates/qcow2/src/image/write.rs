@@ -3,6 +3,7 @@
 use std::io::IoSlice;
 use std::sync::atomic::Ordering;
 
+use super::locate::Run;
 use super::state::State;
 use super::{Extent, Image};
 use crate::error::{Error, IoContext, Result};
@@ -117,25 +118,59 @@ impl Image {
         self.overwrite_unchecked(offset, length)
     }
 
+    /// The same, if it can be told without waiting for a lock or an L2 table; else None, and
+    /// [`Image::write_at`] does it. With dirty bitmaps enabled, marking takes theirs.
+    ///
+    /// # Errors
+    /// As [`Image::overwrite`].
+    pub fn overwrite_cached(&self, offset: u64, length: u64) -> Result<Option<(u64, u64)>> {
+        self.check_write(offset, length)?;
+        if !self.ready.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        let Some(run) = self.run_cached(offset, length)? else {
+            return Ok(None);
+        };
+        let Some(host) = self.in_place(&run, offset) else {
+            return Ok(None);
+        };
+        if self.first_metadata(host, run.length).is_some() {
+            // Refusing it takes the lock.
+            return Ok(None);
+        }
+        self.tracker.mark(offset, run.length);
+        Ok(Some((host, run.length)))
+    }
+
+    /// Where the bytes of a run lie, if they may be overwritten there.
+    fn in_place(&self, run: &Run, offset: u64) -> Option<u64> {
+        match run.kind {
+            Kind::Data(host) if run.copied => Some(host + self.geometry.in_cluster(offset)),
+            _ => None,
+        }
+    }
+
+    /// The first cluster of metadata in a range of the image file.
+    fn first_metadata(&self, host: u64, length: u64) -> Option<u64> {
+        if self.geometry.data_file {
+            return None;
+        }
+        let bits = self.geometry.cluster_bits;
+        let mut clusters = host >> bits..=(host + length - 1) >> bits;
+        clusters.find(|cluster| self.metadata.contains(*cluster))
+    }
+
     fn overwrite_unchecked(&self, offset: u64, length: u64) -> Result<Option<(u64, u64)>> {
         if !self.ready.load(Ordering::Acquire) {
             return Ok(None);
         }
         let run = self.run(offset, length)?;
-        let Kind::Data(host) = run.kind else {
+        let Some(host) = self.in_place(&run, offset) else {
             return Ok(None);
         };
-        if !run.copied {
-            return Ok(None);
-        }
-        let host = host + self.geometry.in_cluster(offset);
-        if !self.geometry.data_file {
-            let bits = self.geometry.cluster_bits;
-            for cluster in host >> bits..=(host + run.length - 1) >> bits {
-                if self.metadata.contains(cluster) {
-                    self.refuse_metadata(&mut self.lock(), cluster << bits)?;
-                }
-            }
+        if let Some(cluster) = self.first_metadata(host, run.length) {
+            let offset = cluster << self.geometry.cluster_bits;
+            self.refuse_metadata(&mut self.lock(), offset)?;
         }
         self.tracker.mark(offset, run.length);
         Ok(Some((host, run.length)))

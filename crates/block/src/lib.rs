@@ -1,5 +1,4 @@
-//! Disks.
-
+#![doc = include_str!("../README.md")]
 #![deny(unsafe_code)]
 
 mod disk;
@@ -12,6 +11,8 @@ mod options;
 mod slow;
 mod stats;
 mod sys;
+#[cfg(feature = "test-utils")]
+pub mod test_utils;
 mod virtio;
 
 pub use disk::{Disk, SECTOR};

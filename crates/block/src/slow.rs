@@ -191,6 +191,22 @@ impl Pool {
     }
 }
 
+#[cfg(test)]
+impl Pool {
+    /// Holds all locks of the slow path.
+    pub(crate) fn hold(&self) -> impl Sized + '_ {
+        (lock(&self.shared.state), lock(&self.threads))
+    }
+}
+
+#[cfg(test)]
+impl Mailbox {
+    /// Holds the lock.
+    pub(crate) fn hold(&self) -> impl Sized + '_ {
+        lock(&self.done)
+    }
+}
+
 impl Drop for Pool {
     fn drop(&mut self) {
         lock(&self.shared.state).closed = true;

@@ -1,5 +1,7 @@
 //! The device, driven by a guest.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::path::Path;
@@ -88,7 +90,7 @@ fn every_shape_reads_what_was_written() {
         assert_eq!(stats.read.slow, 0, "{name}");
         assert_eq!(stats.write.slow == 0, name == "raw", "{name}");
         assert!(stats.write.slow <= 4, "{name}");
-        assert_eq!(guest.control.disk().close().is_ok(), true);
+        assert!(guest.control.disk().close().is_ok());
     }
     let whole = std::fs::read(path("raw")).unwrap();
     assert_eq!(whole[..512], pattern(11, 512)[..]);
@@ -410,6 +412,46 @@ fn a_disk_without_files_works_as_well() {
     let mut guest = Guest::new(disk, BlockOptions::default());
     assert_eq!(guest.read(4, 1024), Ok(vec![7; 1024]));
     exercise(&mut guest, "memory");
+}
+
+#[test]
+fn what_lies_past_the_end_of_a_file_is_zeroes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a");
+    std::fs::write(&path, [7; 5000]).unwrap();
+    let disk = Disk::open(&DiskOptions::new(&path, Format::Raw)).unwrap();
+    let mut guest = Guest::new(disk, BlockOptions::default());
+    // In one buffer and in several, of which the kernel fills some in part.
+    for lens in [
+        &[5120][..],
+        &[4000, 1120],
+        &[1000, 4000, 60, 60],
+        &[5000, 120],
+    ] {
+        let writable = [lens, &[1]].concat();
+        let used = guest.driver.request(0, &[&header(IN, 0)], &writable);
+        let expected = [&[7; 5000][..], &[0; 120], &[OK]].concat();
+        assert!(used.written == expected, "{lens:?}");
+    }
+}
+
+#[test]
+fn what_the_kernel_writes_is_in_the_dirty_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut guest = Guest::new(chain(dir.path(), MIB), BlockOptions::default());
+    // Fast, of zeroes, and slow.
+    assert_eq!(guest.request(WRITE_ZEROES, 0, &range(0, 256, 1)), OK);
+    for sector in [512, 0] {
+        guest.driver.ram().start_dirty().unwrap();
+        let head = guest.driver.add(0, &[&header(IN, sector)], &[64 << 10, 1]);
+        // The driver's own writes are in the log too: only what comes later counts.
+        guest.driver.ram().take_dirty().unwrap();
+        guest.driver.kick(0);
+        assert_eq!(guest.driver.wait_used(0).head, head);
+        let log = guest.driver.ram().take_dirty().unwrap();
+        assert!(log.pages() >= 16, "sector {sector}: {}", log.pages());
+        guest.driver.ram().stop_dirty();
+    }
 }
 
 #[test]

@@ -105,10 +105,12 @@ impl Disk {
     }
 
     /// Finds the runs of a read inside of the disk. False if it can not be done by them:
-    /// something is compressed, encrypted or too scattered.
+    /// something is compressed, encrypted or too scattered, or a table is not in memory yet. A
+    /// queue's thread must not wait for the image's lock: who holds it may wait for the requests
+    /// that this thread has in flight.
     ///
     /// # Errors
-    /// Those of [`Image::extent`].
+    /// Those of [`Image::extent_cached`].
     pub(crate) fn plan_read(&self, offset: u64, len: u64, plan: &mut Plan) -> Result<bool, Error> {
         plan.clear();
         let end = offset + len;
@@ -141,7 +143,9 @@ impl Disk {
                     return Ok(place.map(|place| (place, count)));
                 }
                 Node::Qcow2(image) => {
-                    let (extent, count) = image.extent(offset, count)?;
+                    let Some((extent, count)) = image.extent_cached(offset, count)? else {
+                        return Ok(None);
+                    };
                     match (extent, link.file) {
                         (Extent::Unallocated, _) => len = count,
                         (Extent::Zero { .. }, _) => return Ok(Some((Place::Zeroes, count))),
@@ -156,10 +160,11 @@ impl Disk {
         Ok(Some((Place::Zeroes, len)))
     }
 
-    /// Finds the runs of a write inside of the disk. False if it needs clusters or encryption.
+    /// Finds the runs of a write inside of the disk. False if it needs clusters or encryption, or
+    /// a table that is not in memory yet.
     ///
     /// # Errors
-    /// Those of [`Image::overwrite`].
+    /// Those of [`Image::overwrite_cached`].
     pub(crate) fn plan_write(&self, offset: u64, len: u64, plan: &mut Plan) -> Result<bool, Error> {
         plan.clear();
         let Some(Link {
@@ -177,7 +182,7 @@ impl Disk {
         let end = offset + len;
         let mut at = offset;
         while at < end {
-            let Some((offset, count)) = image.overwrite(at, end - at)? else {
+            let Some((offset, count)) = image.overwrite_cached(at, end - at)? else {
                 return Ok(false);
             };
             if plan.push(Place::File { file, offset }, count).is_err() {

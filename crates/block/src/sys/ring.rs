@@ -94,7 +94,9 @@ impl Ring {
         let failed = |action| move |source| Error::Ring { action, source };
         let entries = u32::from(slots.max(1)).next_power_of_two();
         // One thread submits, and it looks at completions when it is in the kernel anyway: no
-        // interruption of the thread for each. Kernels that do not know these do without.
+        // interruption of the thread for each. Deferred work (DEFER_TASKRUN) would not make the
+        // descriptor readable, and so not wake a loop that waits for several files. Kernels that
+        // do not know these do without.
         let uring = IoUring::builder()
             .setup_coop_taskrun()
             .setup_single_issuer()
@@ -118,6 +120,11 @@ impl Ring {
     /// Operations that have not ended.
     pub(crate) fn pending(&self) -> usize {
         self.pending
+    }
+
+    /// Whether operations wait for the next submission.
+    pub(crate) fn has_queued(&self) -> bool {
+        self.queued > 0
     }
 
     /// The chain of a request, if the kernel does not have it.

@@ -112,7 +112,7 @@ pub struct BlockDevice {
     name: String,
     queue_sizes: Vec<u16>,
     block_size: u32,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     change: Arc<OnceLock<ConfigInterrupt>>,
 }
 

@@ -2,6 +2,8 @@
 
 mod config;
 mod device;
+#[cfg(test)]
+mod lock_tests;
 mod request;
 mod worker;
 

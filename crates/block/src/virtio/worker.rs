@@ -207,7 +207,8 @@ impl Server<'_> {
             self.submit()?;
             let finished = self.finish_completed()?;
             self.notify()?;
-            if finished {
+            // The rest of a transfer that the kernel did in part may wait for submission.
+            if finished || self.running.ring.has_queued() {
                 continue;
             }
             if budget == 0 {

@@ -30,6 +30,11 @@ pub(crate) fn create(path: &Path, size: u64) {
     options.create(&file(path)).unwrap();
 }
 
+/// An empty qcow2 image of any kind.
+pub(crate) fn create_with(path: &Path, options: &CreateOptions) {
+    options.create(&file(path)).unwrap();
+}
+
 /// An empty qcow2 image of 1 MiB that stands on another file.
 pub(crate) fn overlay(path: &Path, backing: &str, format: &str) {
     overlay_of(path, 1 << 20, backing, format);

@@ -1,0 +1,147 @@
+//! A driver that keeps its requests in the ring as Linux does: it takes all that came back, makes
+//! new ones available, kicks if it is asked to, and sleeps until an interrupt if nothing came.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use strata_block::{BlockDevice, BlockOptions, Disk};
+use strata_virtio::features::RING_EVENT_IDX;
+use strata_virtio::test_utils::{MockDriver, flags};
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::{LENGTH, Offsets, Runner, cpu};
+
+const HEADERS: u64 = 4 << 20;
+const STATUSES: u64 = HEADERS + 0x1000;
+const DATA: u64 = HEADERS + 0x10000;
+
+pub(crate) struct Guest {
+    driver: MockDriver,
+    write: bool,
+    depth: u16,
+    next_used: u16,
+    next_avail: u16,
+    offsets: Offsets,
+}
+
+impl Guest {
+    pub(crate) fn new(disk: Disk, write: bool, depth: u16) -> Self {
+        let device = BlockDevice::new(Arc::new(disk), BlockOptions::default()).unwrap();
+        let mut driver = MockDriver::new(Box::new(device));
+        driver.start(u64::MAX);
+        assert!(driver.accepted() & RING_EVENT_IDX != 0);
+        let memory = driver.memory().clone();
+        let queue = driver.queue(0);
+        for slot in 0..depth {
+            let (head, at) = (slot * 3, u64::from(slot));
+            let data = if write { 0 } else { flags::WRITE };
+            let header = (HEADERS + at * 16, 16, flags::NEXT, head + 1);
+            let body = (
+                DATA + at * LENGTH,
+                LENGTH as u32,
+                flags::NEXT | data,
+                head + 2,
+            );
+            queue.write_descriptor(head, header);
+            queue.write_descriptor(head + 1, body);
+            queue.write_descriptor(head + 2, (STATUSES + at, 1, flags::WRITE, 0));
+            let fill = vec![1; LENGTH as usize];
+            memory
+                .write_slice(&fill, GuestAddress(DATA + at * LENGTH))
+                .unwrap();
+        }
+        Self {
+            driver,
+            write,
+            depth,
+            next_used: 0,
+            next_avail: 0,
+            offsets: Offsets::new(),
+        }
+    }
+
+    fn publish(&mut self, slot: u16) {
+        let mut header = [0; 16];
+        header[0] = self.write.into();
+        header[8..].copy_from_slice(&(self.offsets.next() / 512).to_le_bytes());
+        let memory = self.driver.memory();
+        let at = GuestAddress(HEADERS + u64::from(slot) * 16);
+        memory.write_slice(&header, at).unwrap();
+        let status = GuestAddress(STATUSES + u64::from(slot));
+        memory.write_obj(0xff_u8, status).unwrap();
+        self.driver.queue(0).publish(slot * 3);
+        self.next_avail = self.next_avail.wrapping_add(1);
+    }
+
+    /// Kicks if the device wants to know of what was made available since `old`.
+    fn kick(&mut self, old: u16) {
+        let event = self.driver.queue(0).avail_event();
+        let new = self.next_avail;
+        // virtio 1.2, 2.7.10: vring_need_event.
+        if new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old) {
+            self.driver.kick(0);
+        }
+    }
+
+    /// Takes what came back, and says which requests it was.
+    fn collect(&mut self, slots: &mut Vec<u16>) {
+        let (used, ring, size) = {
+            let queue = self.driver.queue(0);
+            (queue.used_idx(), queue.used_ring, queue.size())
+        };
+        while self.next_used != used {
+            let at = ring + 4 + u64::from(self.next_used % size) * 8;
+            let head: u32 = self.driver.memory().read_obj(GuestAddress(at)).unwrap();
+            let slot = head as u16 / 3;
+            let status = GuestAddress(STATUSES + u64::from(slot));
+            let status: u8 = self.driver.memory().read_obj(status).unwrap();
+            assert_eq!(status, 0);
+            slots.push(slot);
+            self.next_used = self.next_used.wrapping_add(1);
+        }
+    }
+
+    fn wait(&mut self, slots: &mut Vec<u16>) {
+        loop {
+            self.collect(slots);
+            if !slots.is_empty() {
+                return;
+            }
+            let next = self.next_used;
+            self.driver.queue(0).set_used_event(next);
+            self.collect(slots);
+            if !slots.is_empty() {
+                return;
+            }
+            assert!(self.driver.wait_interrupt(1, Duration::from_secs(10)));
+        }
+    }
+}
+
+impl Runner for Guest {
+    fn run(&mut self, until: Instant) -> u64 {
+        let mut in_flight = self.depth;
+        let old = self.next_avail;
+        (0..in_flight).for_each(|slot| self.publish(slot));
+        self.kick(old);
+        let mut done = 0;
+        let mut slots = Vec::with_capacity(self.depth.into());
+        while in_flight > 0 {
+            self.wait(&mut slots);
+            done += slots.len() as u64;
+            if Instant::now() < until {
+                let old = self.next_avail;
+                slots.iter().for_each(|slot| self.publish(*slot));
+                self.kick(old);
+            } else {
+                in_flight -= slots.len() as u16;
+            }
+            slots.clear();
+        }
+        done
+    }
+
+    fn foreign(&self) -> Duration {
+        cpu::thread()
+    }
+}

@@ -1,0 +1,6 @@
+//! Headers, sizes and ranges of requests: `cargo +nightly fuzz run request`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    strata_block::test_utils::exercise(data);
+});

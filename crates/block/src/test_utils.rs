@@ -1,0 +1,3 @@
+//! For tests and fuzzing.
+
+pub use crate::virtio::exercise;

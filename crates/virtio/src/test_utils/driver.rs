@@ -44,7 +44,7 @@ pub struct MockDriver {
     bus: Bus,
     binder: Arc<MockBinder>,
     sink: Arc<RecordingSink>,
-    ram: GuestRam,
+    ram: Arc<GuestRam>,
     /// Guest-physical addresses of the common, notify, ISR and device structures.
     structures: [u64; 4],
     queues: Vec<Option<MockQueue>>,
@@ -57,6 +57,12 @@ impl MockDriver {
     /// A machine of 16 MiB with `device`, which the driver has found and not yet touched.
     pub fn new(device: Box<dyn Device>) -> Self {
         let ram = strata_memory::test_utils::ram(RAM).unwrap();
+        Self::with_ram(device, Arc::new(ram))
+    }
+
+    /// As [`new`](Self::new), with guest RAM that the device knows as well: at least 16 MiB from
+    /// address 0.
+    pub fn with_ram(device: Box<dyn Device>, ram: Arc<GuestRam>) -> Self {
         let vectors = u16::try_from(device.queue_sizes().len() + 1).unwrap();
         let sink = Arc::new(RecordingSink::new(vectors));
         let binder = Arc::new(MockBinder::default());

@@ -23,8 +23,10 @@ pub struct Outcome {
 }
 
 /// How long a device has to say that it is broken, or to give the chain back. One that does neither
-/// did not look at the queue: it waits for the host (a frame to receive).
-const PATIENCE: Duration = Duration::from_millis(300);
+/// did not look at the queue: it waits for the host (a frame to receive), and is not waited for as
+/// long again.
+const PATIENCE: Duration = Duration::from_millis(500);
+const LESS_PATIENCE: Duration = Duration::from_millis(40);
 
 /// Drives devices from `make` through every misuse of their queues and registers: loops, empty
 /// buffers, wrong directions, addresses outside of memory, all that is wrong with indirect tables,
@@ -42,6 +44,7 @@ pub fn hostile_suite(make: impl Fn() -> Box<dyn Device>) -> Vec<Outcome> {
     let count = MockDriver::new(make()).num_queues();
     for queue in (0..count).filter(|queue| *queue < 4 || queue + 1 == count) {
         let mut driver = MockDriver::new(make());
+        let mut patience = PATIENCE;
         for case in chains::CASES {
             driver.start(u64::MAX);
             (case.build)(&mut driver, queue);
@@ -50,7 +53,7 @@ pub fn hostile_suite(make: impl Fn() -> Box<dyn Device>) -> Vec<Outcome> {
                 queue: Some(queue),
                 case: case.name,
                 must_break: case.must_break,
-                broken: wait_outcome(&mut driver, queue),
+                broken: wait_outcome(&mut driver, queue, &mut patience),
             });
             starts_again(&mut driver, case.name);
         }
@@ -70,18 +73,19 @@ pub fn hostile_suite(make: impl Fn() -> Box<dyn Device>) -> Vec<Outcome> {
     outcomes
 }
 
-/// Waits until the device is broken or gives a chain back.
-fn wait_outcome(driver: &mut MockDriver, queue: u16) -> bool {
-    let end = Instant::now() + PATIENCE;
+/// Waits until the device is broken or gives a chain back, and says whether it is broken.
+fn wait_outcome(driver: &mut MockDriver, queue: u16, patience: &mut Duration) -> bool {
+    let end = Instant::now() + *patience;
     while Instant::now() < end {
         if driver.needs_reset() {
             return true;
         }
         if driver.queue(queue).used_idx() != 0 {
-            break;
+            return driver.needs_reset();
         }
         std::thread::sleep(Duration::from_micros(100));
     }
+    *patience = LESS_PATIENCE;
     driver.needs_reset()
 }
 

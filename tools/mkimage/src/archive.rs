@@ -80,9 +80,7 @@ pub(crate) fn state(request: &Request, work: &Path, runner: &Runner) -> Result<S
         runner
             .run(&mut helper, work, |_| {})
             .map_err(|error| match error {
-                Error::Program { output, .. } => {
-                    wrong(output.lines().last().unwrap_or("no answer"))
-                }
+                Error::Program { output, .. } => wrong(cause(&output)),
                 other => other,
             })?;
         let size = fs::metadata(&file)
@@ -108,6 +106,17 @@ pub(crate) fn state(request: &Request, work: &Path, runner: &Runner) -> Result<S
         indices,
         epoch: epoch.unwrap_or_default(),
     })
+}
+
+/// The line of apt's messages that says why a file can not be had.
+fn cause(output: &str) -> &str {
+    let failed = output
+        .lines()
+        .find_map(|line| line.strip_prefix("E: Failed to fetch "));
+    let reason = failed
+        .and_then(|text| text.split_once("  "))
+        .map(|(_url, reason)| reason);
+    reason.unwrap_or("it can not be fetched")
 }
 
 /// The SHA256 of the index. Lines of the older digests look alike, but are shorter.
@@ -191,6 +200,14 @@ mod tests {
         );
         assert_eq!(index(&text), Some(digest.as_str()));
         assert_eq!(index("SHA256:\n"), None);
+    }
+
+    #[test]
+    fn the_cause_of_a_failure_is_found() {
+        let output = "W: about users\nE: Failed to fetch http://x/InRelease  404  Not Found\n\
+                      E: Download Failed";
+        assert_eq!(cause(output), "404  Not Found");
+        assert_eq!(cause(""), "it can not be fetched");
     }
 
     #[test]

@@ -33,7 +33,7 @@ EOF
 systemctl --root="$root" --quiet enable systemd-networkd.service systemd-resolved.service
 
 # An image is booted many times: what must be one machine's own is made at its first boot.
-if [ -d "$root/etc/ssh" ]; then
+if [ -x "$root/usr/sbin/sshd" ]; then
     rm -f "$root"/etc/ssh/ssh_host_*
     cat > "$root/etc/systemd/system/ssh-host-keys.service" <<'EOF'
 [Unit]

@@ -16,7 +16,7 @@ wanted='virtio_pci virtio_blk virtio_net virtio_console virtio-rng virtio_balloo
     overlay loop dm-mod dm-flakey dm-log-writes crc32c_generic crc32c-intel'
 release=$(ls usr/lib/modules)
 modules=$root/usr/lib/modules/$release
-usr/bin/busybox depmod -b "$root" "$release"
+chroot "$root" /usr/sbin/depmod "$release"
 for module in $wanted; do
     # One that is built in, or that this kernel has not, has no line.
     sed -n "s,^\(.*/\)\?$module\.ko[^:]*:,& &,p" "$modules/modules.dep"
@@ -27,7 +27,7 @@ done | tr ' ' '\n' | sed -n 's/:*$//; /\.ko/p' | sort -u > "$modules/keep"
     find kernel -type d -empty -delete
     rm keep
 )
-usr/bin/busybox depmod -b "$root" "$release"
+chroot "$root" /usr/sbin/depmod "$release"
 
 # busybox stands in for whatever the packages did not bring.
 for applet in $(usr/bin/busybox --list); do

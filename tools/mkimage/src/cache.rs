@@ -21,6 +21,9 @@ const KEPT: Duration = Duration::from_secs(14 * 24 * 3600);
 /// The directory of an image that is being built.
 const WORK: &str = "partial";
 
+/// Begins the name of a file that says which image was built last for a request.
+const MEMO: &str = "latest-";
+
 /// Whether the archive is asked for newer packages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {
@@ -63,7 +66,7 @@ impl Cache {
         let _lock = self.lock()?;
         let memo = self
             .dir
-            .join(format!("latest-{}", key(request, None).short()));
+            .join(format!("{MEMO}{}", key(request, None).short()));
         if freshness == Freshness::Cached
             && let Some(dir) = self.remembered(&memo)
         {
@@ -140,10 +143,15 @@ impl Cache {
         Ok(image)
     }
 
-    /// Removes what was not used for long. What can not be removed now is left for later.
+    /// Removes what was not used for long, and what remembers it. What can not be removed now is
+    /// left for later.
     fn prune(&self) {
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let path = entry.path();
+            let is_memo = entry.file_name().to_string_lossy().starts_with(MEMO);
+            if is_memo && self.remembered(&path).is_none() {
+                let _ = fs::remove_file(&path);
+            }
             let used = fs::metadata(path.join("used")).and_then(|m| m.modified());
             let age = used
                 .ok()
@@ -266,7 +274,9 @@ mod tests {
         old.set_modified(SystemTime::now() - KEPT - Duration::from_secs(60))
             .unwrap();
         File::create(dir.path().join("new/used")).unwrap();
+        fs::write(dir.path().join("latest-1"), "gone").unwrap();
         cache.prune();
+        assert!(!dir.path().join("latest-1").exists());
         assert!(!dir.path().join("old").exists());
         assert!(dir.path().join("new").exists() && dir.path().join("stranger").exists());
     }

@@ -27,13 +27,19 @@ pub struct Table {
 }
 
 /// Bytes of the one partition of a disk of `size` bytes, a multiple of 1 MiB that is at least
-/// 3 MiB: whole MiB, and the rest of the last for the table's copy.
+/// 3 MiB: whole MiB, and the last for the table's copy.
+///
+/// # Panics
+/// Of a smaller disk.
 pub fn partition_size(size: u64) -> u64 {
     size - 2 * START
 }
 
 /// The table of a disk of `size` bytes (as above) with one root partition. `disk` and `partition`
 /// are their GUIDs, as bytes in the order of their text.
+///
+/// # Panics
+/// As [`partition_size`].
 pub fn table(size: u64, disk: [u8; 16], partition: [u8; 16]) -> Table {
     let last = size / SECTOR - 1;
     let first_usable = 2 + TABLE_SECTORS;

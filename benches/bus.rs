@@ -12,7 +12,7 @@ use std::sync::Arc;
 use criterion::{Criterion, criterion_group, criterion_main};
 use strata::arch;
 use strata::console::sink::Sink;
-use strata::devices::{self, Bus};
+use strata::devices::{self, Bus, Pci};
 use strata::machine::Ended;
 use strata_interrupts::ioapic::IOAPIC_BASE;
 use strata_interrupts::{Controller, Kind};
@@ -28,16 +28,17 @@ fn bus() -> Bus {
     let host = Host::open().unwrap();
     let vm = Arc::new(host.kvm().create_vm().unwrap());
     arch::prepare_vm(&vm).unwrap();
-    let controller = Controller::new(vm, Kind::Split).unwrap();
+    let controller = Controller::new(Arc::clone(&vm), Kind::Split).unwrap();
     let config = RamConfig {
         size: MemorySize::new(16 << 20),
         backing: Backing::Anonymous(Pages::Small),
     };
     let ram = GuestRam::new(&config, &arch::RAM_LAYOUT).unwrap();
-    let devices = devices::create(&controller, Sink::Null).unwrap();
-    let ended = Arc::new(Ended::new().unwrap());
     let memory = ram.memory().clone();
-    Bus::new(devices.io, devices.power, controller, memory, ended)
+    let pci = Arc::new(Pci::new(vm, controller.clone(), memory.clone()).unwrap());
+    let devices = devices::create(&controller, Arc::clone(&pci), Sink::Null).unwrap();
+    let ended = Arc::new(Ended::new().unwrap());
+    Bus::new(devices.io, pci, devices.power, controller, memory, ended)
 }
 
 fn ports(c: &mut Criterion) {

@@ -107,6 +107,9 @@ pub struct PartialConfig {
     #[arg(long, value_name = "HOW[,...]")]
     #[serde(default, deserialize_with = "options::deserialize_list")]
     pub net: Vec<NetConfig>,
+    /// Give the guest random numbers of the host's (virtio-rng)
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub rng: Option<bool>,
     /// What the guest does at its first boot, by cloud-init: a file of user-data, and, where they
     /// are needed, of meta-data and network-config
     #[arg(long, value_name = "FILE[,FILE[,FILE]]")]
@@ -151,6 +154,8 @@ pub struct MachineConfig {
     pub disk: Vec<DiskConfig>,
     /// Network cards, in the order of their slots.
     pub net: Vec<NetConfig>,
+    /// Whether the guest gets random numbers of the host's.
+    pub rng: bool,
     /// First-boot configuration.
     pub cloud_init: Option<CloudInitConfig>,
     /// The serial port's far end.
@@ -168,7 +173,7 @@ pub struct MachineConfig {
 impl MachineConfig {
     /// Whether the machine has a PCI bus: whether something is on it.
     pub fn has_pci(&self) -> bool {
-        !self.disk.is_empty() || !self.net.is_empty() || self.cloud_init.is_some()
+        !self.disk.is_empty() || !self.net.is_empty() || self.rng || self.cloud_init.is_some()
     }
 }
 
@@ -186,6 +191,7 @@ impl PartialConfig {
             // The file's come first: they keep their names in the guest.
             disk: [lower.disk, self.disk].concat(),
             net: [lower.net, self.net].concat(),
+            rng: self.rng.or(lower.rng),
             cloud_init: self.cloud_init.or(lower.cloud_init),
             serial: self.serial.or(lower.serial),
             irqchip: self.irqchip.or(lower.irqchip),
@@ -219,6 +225,7 @@ impl PartialConfig {
             memory: self.memory.unwrap_or_default(),
             disk: self.disk,
             net: self.net,
+            rng: self.rng.unwrap_or_default(),
             cloud_init: self.cloud_init,
             serial: self.serial.unwrap_or_default(),
             irqchip: self.irqchip.unwrap_or_default(),

@@ -9,6 +9,7 @@ use kvm_ioctls::VmFd;
 use strata_boot::{Boot, Cache, Entry, Initrd, Kernel, Protocol};
 use strata_interrupts::{Controller, Kind};
 use strata_memory::{Backing, GuestRam, Pages, RamConfig};
+use strata_rng::Rng;
 use strata_vcpu::{Host, VcpuThread};
 
 use super::Ended;
@@ -65,6 +66,13 @@ impl Machine {
         let pci = Arc::new(pci);
         let disks = Disks::create(config, &pci)?;
         devices::net::create(&config.net, &pci)?;
+        if config.rng {
+            let rng = Rng::urandom().map_err(|source| Error::Host {
+                what: "open /dev/urandom",
+                source,
+            })?;
+            pci.add("rng", Box::new(rng))?;
+        }
         let devices = devices::create(&controller, Arc::clone(&pci), sink)?;
         let ended = Arc::new(Ended::new()?);
         let bus = Arc::new(Bus::new(

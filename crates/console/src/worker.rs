@@ -282,10 +282,8 @@ impl ConsoleWorker {
     }
 
     fn tell_size(&mut self, port: u32) -> Result<(), Error> {
-        let size = self.shared.size.load(Ordering::Acquire);
-        // The specification has columns first; stock Linux (drivers/char/virtio_console.c, struct
-        // size in handle_control_message) reads rows first.
-        let size = size.rotate_left(16).to_le_bytes();
+        // Columns, rows. Linux before 2025 took them for rows, columns.
+        let size = self.shared.size.load(Ordering::Acquire).to_le_bytes();
         self.tell(port, control::RESIZE, 0, &size)
     }
 

@@ -167,7 +167,7 @@ fn ports_are_introduced_and_carry_bytes_when_open() {
     assert_eq!(hear(&mut driver), control(0, 4, 1), "a console");
     assert_eq!(
         hear(&mut driver),
-        [&control(0, 5, 0)[..], &[25, 0, 80, 0]].concat()
+        [&control(0, 5, 0)[..], &[80, 0, 25, 0]].concat()
     );
     assert_eq!(hear(&mut driver), control(0, 6, 1));
     say(&mut driver, 1, 3, 1);
@@ -190,7 +190,7 @@ fn ports_are_introduced_and_carry_bytes_when_open() {
     // A console that is open is told its new size.
     say(&mut driver, 0, 6, 1);
     handle.resize(100, 30).unwrap();
-    assert_eq!(hear(&mut driver)[8..], [30, 0, 100, 0]);
+    assert_eq!(hear(&mut driver)[8..], [100, 0, 30, 0]);
 }
 
 #[test]

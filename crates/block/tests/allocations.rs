@@ -72,16 +72,21 @@ fn the_way_from_kick_to_completion_allocates_nothing() {
     for (path, format) in [(raw, Format::Raw), (image, Format::Qcow2)] {
         let disk = Disk::open(&DiskOptions::new(path, format)).unwrap();
         let mut guest = Guest::new(disk, BlockOptions::default());
-        let before = COUNT.load(Ordering::SeqCst);
-        // Every request's storage has grown to what it needs after this.
-        for _ in 0..4 {
+        let start = COUNT.load(Ordering::SeqCst);
+        // Which request meets which storage depends on the timing, so when all of it has grown does
+        // too. An allocation for each request would never leave a turn without any.
+        let (mut turns, mut quiet) = (0, 0);
+        while quiet < 5 {
+            let before = COUNT.load(Ordering::SeqCst);
             work(&mut guest);
+            quiet = if COUNT.load(Ordering::SeqCst) == before {
+                quiet + 1
+            } else {
+                0
+            };
+            turns += 1;
+            assert!(turns < 100, "{format:?} allocates");
         }
-        assert!(COUNT.load(Ordering::SeqCst) > before, "nothing is counted");
-        let slow = guest.control.stats().write.slow;
-        let before = COUNT.load(Ordering::SeqCst);
-        work(&mut guest);
-        assert_eq!(guest.control.stats().write.slow, slow);
-        assert_eq!(COUNT.load(Ordering::SeqCst), before, "{format:?}");
+        assert!(COUNT.load(Ordering::SeqCst) > start, "nothing is counted");
     }
 }

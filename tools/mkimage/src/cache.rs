@@ -18,8 +18,8 @@ use crate::request::{Image, Request};
 /// How long an image is kept after its last use.
 const KEPT: Duration = Duration::from_secs(14 * 24 * 3600);
 
-/// The directory of an image that is being built.
-const WORK: &str = "partial";
+/// Begins the name of the directory of an image that is being built.
+const WORK: &str = "partial-";
 
 /// Begins the name of a file that says which image was built last for a request.
 const MEMO: &str = "latest-";
@@ -73,7 +73,7 @@ impl Cache {
             return self.used(Image::new(dir, request.variant()));
         }
         host::check_packages()?;
-        let work = Work::new(&self.dir.join(WORK))?;
+        let work = Work::new(&self.dir)?;
         let state = archive::state(request, &work.0, &self.runner)?;
         let key = key(request, Some(&state));
         let name = format!(
@@ -191,17 +191,23 @@ fn protect(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The directory of a build, which goes with it. The cache's lock makes it this process's own;
-/// what one that was killed has left is removed first.
+/// The directory of a build, which goes with it. Its name is this process's own: programs that a
+/// killed process has left may still write to theirs.
 struct Work(PathBuf);
 
 impl Work {
-    fn new(dir: &Path) -> Result<Self> {
-        if dir.exists() {
-            fs::remove_dir_all(dir).map_err(Error::file("remove", dir))?;
+    /// Makes it in `cache`, whose lock is held, and removes those of processes that were killed.
+    fn new(cache: &Path) -> Result<Self> {
+        for entry in fs::read_dir(cache).map_err(Error::file("list", cache))? {
+            let entry = entry.map_err(Error::file("list", cache))?;
+            if entry.file_name().to_string_lossy().starts_with(WORK) {
+                // Who still writes there may win; then the next one removes it.
+                let _ = fs::remove_dir_all(entry.path());
+            }
         }
-        fs::create_dir(dir).map_err(Error::file("create", dir))?;
-        Ok(Self(dir.to_path_buf()))
+        let dir = cache.join(format!("{WORK}{}", std::process::id()));
+        fs::create_dir(&dir).map_err(Error::file("create", &dir))?;
+        Ok(Self(dir))
     }
 }
 
@@ -284,11 +290,12 @@ mod tests {
     #[test]
     fn a_build_that_fails_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let work = dir.path().join(WORK);
-        fs::create_dir(&work).unwrap();
-        fs::write(work.join("left"), "by one that was killed").unwrap();
-        let guard = Work::new(&work).unwrap();
-        assert_eq!(fs::read_dir(&work).unwrap().count(), 0);
+        let left = dir.path().join("partial-1");
+        fs::create_dir(&left).unwrap();
+        fs::write(left.join("tree.tar"), "by one that was killed").unwrap();
+        let guard = Work::new(dir.path()).unwrap();
+        assert!(!left.exists());
+        let work = guard.0.clone();
         fs::write(work.join("tree.tar"), "x").unwrap();
         drop(guard);
         assert!(!work.exists());

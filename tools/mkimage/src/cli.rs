@@ -14,7 +14,7 @@ use strata_mkimage::{
 ///
 /// The first build of an image fetches packages and takes some minutes (`test`: half a minute);
 /// later ones copy it from the cache, $XDG_CACHE_HOME/strata-mkimage, until --update finds that
-/// the distribution has changed. Nothing is mounted, and no loop device is used. Users other than
+/// the distribution has changed. No loop device and no right to mount is needed. Users other than
 /// root need the packages uidmap and fakeroot.
 #[derive(Parser)]
 #[command(name = "mkimage", version, after_help = EXAMPLES)]

@@ -3,17 +3,18 @@
 use std::env;
 use std::ffi::OsString;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::error::{Error, Result};
 use crate::process::Runner;
 
 /// A program that is run, and its package.
-const NEEDS: [(&str, &str); 4] = [
+const NEEDS: [(&str, &str); 5] = [
     ("apt-get", "apt"),
     ("mmdebstrap", "mmdebstrap"),
     ("mke2fs", "e2fsprogs"),
     ("tar", "tar"),
+    ("unshare", "util-linux"),
 ];
 
 /// What users other than root need too.
@@ -89,6 +90,38 @@ pub(crate) fn as_owner(program: &str) -> Command {
     let mut command = Command::new("fakeroot");
     command.arg("--").arg(program);
     command
+}
+
+/// mmdebstrap, in the mode that fits this user. `work` is a directory that it may fill.
+///
+/// Root's mode mounts /proc, /sys and /dev's parts in the tree: in a mount namespace of its own or
+/// not at all, so that no end, however sudden, leaves them to the host, or to a removal of `work`.
+pub(crate) fn mmdebstrap(work: &Path) -> Command {
+    if !is_root() {
+        // Its own user namespace must reach the tree, and not all homes let it in: no `work`.
+        let mut command = Command::new("mmdebstrap");
+        command.arg("--mode=unshare");
+        return command;
+    }
+    let mut command;
+    if can_unshare() {
+        command = Command::new("unshare");
+        command.args(["--mount", "--", "mmdebstrap"]);
+    } else {
+        command = Command::new("mmdebstrap");
+        command.arg("--skip=chroot/mount");
+    }
+    command.arg("--mode=root").env("TMPDIR", work);
+    command
+}
+
+/// Whether this host lets root have a mount namespace; many containers do not.
+fn can_unshare() -> bool {
+    let mut unshare = Command::new("unshare");
+    unshare
+        .args(["--mount", "--", "true"])
+        .stderr(Stdio::null());
+    unshare.status().is_ok_and(|status| status.success())
 }
 
 /// The path, with the superuser's programs: they serve others too.

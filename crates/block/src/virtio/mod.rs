@@ -5,6 +5,7 @@ mod device;
 #[cfg(test)]
 mod lock_tests;
 mod request;
+mod server;
 mod worker;
 
 pub use device::{BlockControl, BlockDevice, BlockOptions, Failure, FailureSink};

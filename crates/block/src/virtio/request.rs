@@ -43,6 +43,16 @@ pub(crate) enum Request {
     WriteZeroes,
 }
 
+impl Request {
+    /// Bytes that it transfers.
+    pub(crate) fn bytes(&self) -> u64 {
+        match self {
+            Self::Read { len, .. } | Self::Write { len, .. } => *len,
+            _ => 0,
+        }
+    }
+}
+
 /// What requests are checked against.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {

@@ -1,5 +1,4 @@
-//! The thread of a queue: from the kick to the completion without a lock, a copy or an
-//! allocation, as long as the data lies where it can be read or overwritten.
+//! The thread of a queue, and what it keeps from call to call.
 
 use std::io;
 use std::sync::Arc;
@@ -7,22 +6,17 @@ use std::sync::atomic::Ordering;
 
 use strata_memory::GuestMemory;
 use strata_qcow2::Ticket;
-use strata_virtio::{
-    Context, Error, EventSet, Queue, QueueError, Segments, Worker as VirtioWorker,
-};
-use vm_memory::{Bytes, GuestAddress};
+use strata_virtio::{Context, Error, EventSet, Queue, Worker as VirtioWorker};
+use vm_memory::GuestAddress;
 use vmm_sys_util::timerfd::TimerFd;
 
-use super::device::{Failure, Shared};
-use super::request::{Bounds, HEADER, MAX_RANGES, Request, Status};
+use super::device::Shared;
+use super::request::Request;
+use super::server::Server;
 use crate::disk::Plan;
-use crate::options::{Cache, ErrorPolicy};
-use crate::slow::{Done, Job, Mailbox, Work, lock};
-use crate::stats::Operation;
-use crate::sys::{Completion, Direction, Ring, SlotId};
-
-/// Requests taken up in one call, after which other events have their turn.
-const BUDGET: usize = 1024;
+use crate::options::Cache;
+use crate::slow::{Done, Mailbox, lock};
+use crate::sys::{Ring, SlotId};
 
 /// Tokens of the files that a worker watches.
 const RING: u32 = 0;
@@ -31,7 +25,7 @@ const TIMER: u32 = 2;
 
 /// How far a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// Its own operation.
     Main,
     /// The flush after a write, for a driver that does not flush.
@@ -39,31 +33,31 @@ enum Stage {
 }
 
 /// A request beside its chain, which is in the ring's slot of the same number.
-struct Entry {
-    head: u16,
-    request: Request,
-    stage: Stage,
-    status: GuestAddress,
-    ticket: Option<Ticket>,
+pub(super) struct Entry {
+    pub(super) head: u16,
+    pub(super) request: Request,
+    pub(super) stage: Stage,
+    pub(super) status: GuestAddress,
+    pub(super) ticket: Option<Ticket>,
 }
 
 /// What exists once the worker has its thread and its queue's memory.
-struct Running {
-    ring: Ring,
-    memory: GuestMemory,
-    mailbox: Arc<Mailbox>,
-    timer: TimerFd,
-    entries: Box<[Entry]>,
-    free: Vec<SlotId>,
-    plan: Plan,
+pub(super) struct Running {
+    pub(super) ring: Ring,
+    pub(super) memory: GuestMemory,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) timer: TimerFd,
+    pub(super) entries: Box<[Entry]>,
+    pub(super) free: Vec<SlotId>,
+    pub(super) plan: Plan,
     /// Jobs in the slow path.
-    slow: usize,
-    done: Vec<Done>,
+    pub(super) slow: usize,
+    pub(super) done: Vec<Done>,
     /// The request that the rate limit holds back; no other is taken up before it.
-    throttled: Option<SlotId>,
-    parked: Vec<SlotId>,
+    pub(super) throttled: Option<SlotId>,
+    pub(super) parked: Vec<SlotId>,
     /// Completions since the driver was last notified.
-    unnotified: bool,
+    pub(super) unnotified: bool,
 }
 
 /// Serves one queue.
@@ -101,7 +95,7 @@ impl Worker {
     }
 }
 
-fn broken(action: &'static str) -> impl Fn(io::Error) -> Error {
+pub(super) fn broken(action: &'static str) -> impl Fn(io::Error) -> Error {
     move |source| Error::Io { action, source }
 }
 
@@ -186,492 +180,5 @@ impl Drop for Worker {
             let parked = running.parked.len();
             self.shared.parked.fetch_sub(parked, Ordering::AcqRel);
         }
-    }
-}
-
-/// A worker at work on its queue.
-struct Server<'a> {
-    shared: &'a Shared,
-    flushes: bool,
-    running: &'a mut Running,
-    queue: &'a mut Queue,
-}
-
-impl Server<'_> {
-    /// Takes up what is available and finishes what is done, until there is neither.
-    fn serve(&mut self) -> Result<(), Error> {
-        let mut budget = BUDGET;
-        self.queue.disable_kicks()?;
-        loop {
-            let stalled = self.take_up(&mut budget)?;
-            self.submit()?;
-            let finished = self.finish_completed()?;
-            self.notify()?;
-            // The rest of a transfer that the kernel did in part may wait for submission.
-            if finished || self.running.ring.has_queued() {
-                continue;
-            }
-            if budget == 0 {
-                return self.queue.kick();
-            }
-            // A queue that is stalled is looked at again when what it waits for has come.
-            if stalled || !self.queue.enable_kicks()? {
-                return Ok(());
-            }
-        }
-    }
-
-    fn notify(&mut self) -> Result<(), Error> {
-        if std::mem::take(&mut self.running.unnotified) {
-            self.queue.notify()?;
-        }
-        Ok(())
-    }
-
-    /// One system call for everything that was queued.
-    fn submit(&mut self) -> Result<(), Error> {
-        // False: completions must be taken first, which the caller does next, and what remains
-        // goes with the next turn, to which those completions lead.
-        self.running
-            .ring
-            .submit()
-            .map(drop)
-            .map_err(broken("submit to io_uring"))
-    }
-
-    /// Takes requests up until there are no more, or something is in the way: then true.
-    fn take_up(&mut self, budget: &mut usize) -> Result<bool, Error> {
-        while *budget > 0 {
-            // Failed requests wait for the owner, and nothing overtakes them.
-            if self.running.throttled.is_some() || !self.running.parked.is_empty() {
-                return Ok(true);
-            }
-            let Some(slot) = self.running.free.pop() else {
-                return Ok(true);
-            };
-            let Some(chain) = self.running.ring.chain(slot) else {
-                continue;
-            };
-            if !self.queue.pop(chain)? {
-                self.running.free.push(slot);
-                return Ok(false);
-            }
-            *budget -= 1;
-            self.accept(slot)?;
-        }
-        Ok(true)
-    }
-
-    /// Decodes a request that was popped into `slot` and starts it, unless the limit holds it.
-    fn accept(&mut self, slot: SlotId) -> Result<(), Error> {
-        let Running {
-            ring,
-            memory,
-            entries,
-            ..
-        } = &mut *self.running;
-        let Some(chain) = ring.chain(slot) else {
-            return Ok(());
-        };
-        let header: [u8; HEADER] = chain
-            .readable
-            .read_obj(memory)
-            .map_err(|e| self.queue.error(e))?;
-        let status = chain.writable.pop_back().map_err(|e| self.queue.error(e))?;
-        let entry = &mut entries[usize::from(slot)];
-        entry.head = chain.head();
-        entry.status = status;
-        entry.stage = Stage::Main;
-        let disk = &self.shared.disk;
-        let bounds = Bounds {
-            size: disk.size(),
-            alignment: disk.alignment(),
-            read_only: disk.read_only(),
-        };
-        match bounds.decode(&header, chain.readable.len(), chain.writable.len()) {
-            Ok(request) => entry.request = request,
-            Err(status) => return self.refuse(slot, status),
-        }
-        let bytes = match entry.request {
-            Request::Read { len, .. } | Request::Write { len, .. } => len,
-            _ => 0,
-        };
-        if let Err(wait) = self.shared.limiter.admit(bytes) {
-            self.running.throttled = Some(slot);
-            let timer = &mut self.running.timer;
-            return timer
-                .reset(wait.max(std::time::Duration::from_nanos(1)), None)
-                .map_err(|e| broken("set a timer")(e.into()));
-        }
-        self.start(slot)
-    }
-
-    /// Starts a request.
-    fn start(&mut self, slot: SlotId) -> Result<(), Error> {
-        match self.running.entries[usize::from(slot)].request {
-            Request::Read { len: 0, .. } | Request::Write { len: 0, .. } => self.succeed(slot),
-            Request::Read { offset, len } => self.transfer(slot, Direction::Read, offset, len),
-            Request::Write { offset, len } => self.transfer(slot, Direction::Write, offset, len),
-            Request::Flush => self.flush(slot),
-            Request::GetId => self.get_id(slot),
-            Request::Discard => self.ranges(slot, false),
-            Request::WriteZeroes => self.ranges(slot, true),
-        }
-    }
-
-    /// Reads or writes: straight between guest memory and the files if it can be.
-    fn transfer(
-        &mut self,
-        slot: SlotId,
-        direction: Direction,
-        offset: u64,
-        len: u64,
-    ) -> Result<(), Error> {
-        let disk = &self.shared.disk;
-        let running = &mut *self.running;
-        let write = direction == Direction::Write;
-        if running.ring.is_aligned(slot, direction, disk.alignment()) {
-            let ticket = disk.enter();
-            let planned = if write {
-                disk.plan_write(offset, len, &mut running.plan)
-            } else {
-                disk.plan_read(offset, len, &mut running.plan)
-            };
-            match planned {
-                Ok(true) => {
-                    running.entries[usize::from(slot)].ticket = ticket;
-                    let under_way = running.ring.transfer(slot, direction, running.plan.runs());
-                    return if under_way {
-                        Ok(())
-                    } else {
-                        self.succeed(slot)
-                    };
-                }
-                Ok(false) => leave(disk, ticket),
-                Err(error) => {
-                    leave(disk, ticket);
-                    return self.fail(slot, error.io(), &error);
-                }
-            }
-        }
-        let work = if write {
-            Work::Write { offset }
-        } else {
-            Work::Read { offset }
-        };
-        self.slow(slot, work)
-    }
-
-    fn flush(&mut self, slot: SlotId) -> Result<(), Error> {
-        let disk = &self.shared.disk;
-        if disk.cache() == Cache::Unsafe || disk.read_only() {
-            return self.succeed(slot);
-        }
-        match disk.plain_file() {
-            Some(file) => {
-                self.running.ring.flush(slot, file);
-                Ok(())
-            }
-            None => self.slow(slot, Work::Flush),
-        }
-    }
-
-    fn get_id(&mut self, slot: SlotId) -> Result<(), Error> {
-        let Running { ring, memory, .. } = &mut *self.running;
-        if let Some(chain) = ring.chain(slot) {
-            chain
-                .writable
-                .write(memory, &self.shared.serial)
-                .map_err(|e| self.queue.error(e))?;
-        }
-        self.succeed(slot)
-    }
-
-    fn ranges(&mut self, slot: SlotId, zeroes: bool) -> Result<(), Error> {
-        let Running { ring, memory, .. } = &mut *self.running;
-        let Some(chain) = ring.chain(slot) else {
-            return Ok(());
-        };
-        // One byte more than can be: too much is seen as that.
-        let mut raw = [0; MAX_RANGES * 16 + 1];
-        let count = peek(&chain.readable, memory, &mut raw).map_err(|e| self.queue.error(e))?;
-        let disk = &self.shared.disk;
-        let bounds = Bounds {
-            size: disk.size(),
-            alignment: disk.alignment(),
-            read_only: disk.read_only(),
-        };
-        match bounds.ranges(&raw[..count], zeroes) {
-            Ok(ranges) if zeroes => self.slow(slot, Work::WriteZeroes(ranges)),
-            Ok(ranges) => self.slow(slot, Work::Discard(ranges)),
-            Err(status) => self.refuse(slot, status),
-        }
-    }
-
-    fn slow(&mut self, slot: SlotId, work: Work) -> Result<(), Error> {
-        let Running {
-            ring,
-            mailbox,
-            slow,
-            entries,
-            ..
-        } = &mut *self.running;
-        if let Some(chain) = ring.chain(slot) {
-            let chain = std::mem::take(chain);
-            let entry = &entries[usize::from(slot)];
-            self.shared.counters.slow(operation(entry.request));
-            self.shared.pool.submit(Job { slot, chain, work }, mailbox);
-            *slow += 1;
-        }
-        Ok(())
-    }
-
-    /// Finishes what the ring has done. Returns whether there was anything.
-    fn finish_completed(&mut self) -> Result<bool, Error> {
-        let mut any = false;
-        while let Some(Completion { slot, result }) = self.running.ring.complete() {
-            any = true;
-            self.release_ticket(slot);
-            match result {
-                Ok(()) => self.advance(slot)?,
-                Err(failure) => {
-                    let entry = &self.running.entries[usize::from(slot)];
-                    let action = match (entry.stage, entry.request) {
-                        (Stage::Flush, _) | (_, Request::Flush) => "flush",
-                        (_, Request::Write { .. }) => "write",
-                        _ => "read",
-                    };
-                    let file = self.shared.disk.files().get(usize::from(failure.file));
-                    if let Some(file) = file {
-                        file.report(action, failure.offset, failure.len, &failure.error);
-                    }
-                    self.fail(slot, Some(&failure.error), &failure.error)?;
-                }
-            }
-        }
-        Ok(any)
-    }
-
-    /// Finishes what the slow path has done.
-    fn take_mail(&mut self) -> Result<(), Error> {
-        let mut done = std::mem::take(&mut self.running.done);
-        self.running.mailbox.take(&mut done);
-        for Done {
-            slot,
-            chain,
-            result,
-        } in done.drain(..)
-        {
-            self.running.slow -= 1;
-            if let Some(place) = self.running.ring.chain(slot) {
-                *place = chain;
-            }
-            match result {
-                Ok(()) => self.advance(slot)?,
-                Err(error) => self.fail(slot, error.io(), &error)?,
-            }
-        }
-        self.running.done = done;
-        if self.running.mailbox.take_retry() {
-            self.retry_parked()?;
-        }
-        Ok(())
-    }
-
-    /// The next step of a request whose last one succeeded.
-    fn advance(&mut self, slot: SlotId) -> Result<(), Error> {
-        let entry = &mut self.running.entries[usize::from(slot)];
-        let changes = matches!(
-            entry.request,
-            Request::Write { .. } | Request::Discard | Request::WriteZeroes
-        );
-        let volatile = self.flushes && self.shared.writeback.load(Ordering::Relaxed);
-        if changes && !volatile && entry.stage == Stage::Main {
-            entry.stage = Stage::Flush;
-            return self.flush(slot);
-        }
-        self.succeed(slot)
-    }
-
-    fn succeed(&mut self, slot: SlotId) -> Result<(), Error> {
-        self.release_ticket(slot);
-        let request = self.running.entries[usize::from(slot)].request;
-        let bytes = match request {
-            Request::Read { len, .. } | Request::Write { len, .. } => len,
-            _ => 0,
-        };
-        if request != Request::GetId {
-            self.shared.counters.done(operation(request), bytes);
-        }
-        self.answer(slot, Status::Ok)
-    }
-
-    /// Answers a request that can not be; the host has nothing to do with it.
-    fn refuse(&mut self, slot: SlotId, status: Status) -> Result<(), Error> {
-        // What the guest may ask for at any rate is no failure of the disk.
-        self.running.entries[usize::from(slot)].request = Request::GetId;
-        self.answer(slot, status)
-    }
-
-    /// Deals with a request that the host could not fulfil.
-    fn fail(
-        &mut self,
-        slot: SlotId,
-        cause: Option<&io::Error>,
-        reason: &dyn std::fmt::Display,
-    ) -> Result<(), Error> {
-        let request = self.running.entries[usize::from(slot)].request;
-        let operation = operation(request);
-        let policy = match operation {
-            Operation::Read => self.shared.read_errors,
-            _ => self.shared.write_errors,
-        };
-        self.shared.counters.failed(operation);
-        if cause.is_none() {
-            let name = self.shared.disk.name();
-            self.shared.log.error(format_args!(
-                "a request to the disk {name} failed: {reason}"
-            ));
-        }
-        if let Some(tell) = &self.shared.on_failure {
-            tell(&Failure {
-                operation,
-                policy,
-                no_space: cause.is_some_and(|error| error.kind() == io::ErrorKind::StorageFull),
-                reason: reason.to_string(),
-            });
-        }
-        match policy {
-            ErrorPolicy::Report => self.answer(slot, Status::IoError),
-            ErrorPolicy::Ignore => self.answer(slot, Status::Ok),
-            ErrorPolicy::Stop => {
-                self.shared.parked.fetch_add(1, Ordering::AcqRel);
-                self.running.parked.push(slot);
-                Ok(())
-            }
-        }
-    }
-
-    /// Gives a request back to the driver.
-    fn answer(&mut self, slot: SlotId, status: Status) -> Result<(), Error> {
-        let running = &mut *self.running;
-        let entry = &running.entries[usize::from(slot)];
-        let Some(chain) = running.ring.chain(slot) else {
-            return Ok(());
-        };
-        let mut written = 1;
-        match (entry.request, status) {
-            (Request::Read { len, .. }, Status::Ok) => {
-                chain.writable.mark_dirty(&running.memory, len);
-                written += len as u32;
-            }
-            // Part of it may have come before the failure.
-            (Request::Read { len, .. }, _) => {
-                chain.writable.mark_dirty(&running.memory, len);
-                written = 0;
-            }
-            (Request::GetId, Status::Ok) => written += self.shared.serial.len() as u32,
-            _ if !chain.writable.is_empty() => written = 0,
-            _ => {}
-        }
-        running
-            .memory
-            .write_obj(status as u8, entry.status)
-            .map_err(|_| Error::Driver("a status byte is not in guest memory"))?;
-        self.queue.push(entry.head, written)?;
-        running.free.push(slot);
-        running.unnotified = true;
-        Ok(())
-    }
-
-    fn release_ticket(&mut self, slot: SlotId) {
-        let ticket = self.running.entries[usize::from(slot)].ticket.take();
-        leave(&self.shared.disk, ticket);
-    }
-
-    fn release_throttled(&mut self) -> Result<(), Error> {
-        let Some(slot) = self.running.throttled.take() else {
-            return Ok(());
-        };
-        let bytes = match self.running.entries[usize::from(slot)].request {
-            Request::Read { len, .. } | Request::Write { len, .. } => len,
-            _ => 0,
-        };
-        match self.shared.limiter.admit(bytes) {
-            Ok(()) => self.start(slot),
-            Err(wait) => {
-                self.running.throttled = Some(slot);
-                let timer = &mut self.running.timer;
-                timer
-                    .reset(wait.max(std::time::Duration::from_nanos(1)), None)
-                    .map_err(|e| broken("set a timer")(e.into()))
-            }
-        }
-    }
-
-    /// Tries again what has failed: the owner has said so.
-    fn retry_parked(&mut self) -> Result<(), Error> {
-        for slot in std::mem::take(&mut self.running.parked) {
-            self.shared.parked.fetch_sub(1, Ordering::AcqRel);
-            match self.running.entries[usize::from(slot)].stage {
-                Stage::Main => self.start(slot)?,
-                Stage::Flush => self.flush(slot)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits until the kernel and the slow path are done with guest memory.
-    fn drain(&mut self) -> Result<(), Error> {
-        if let Some(slot) = self.running.throttled.take() {
-            // It was popped last.
-            self.queue.unpop();
-            self.running.free.push(slot);
-        }
-        loop {
-            self.submit()?;
-            self.finish_completed()?;
-            if self.running.ring.pending() > 0 {
-                let waited = self.running.ring.wait();
-                waited.map_err(broken("wait for io_uring"))?;
-            } else if self.running.slow > 0 {
-                self.running.mailbox.wait();
-                self.take_mail()?;
-            } else {
-                return self.notify();
-            }
-        }
-    }
-}
-
-fn leave(disk: &crate::disk::Disk, ticket: Option<Ticket>) {
-    if let Some(ticket) = ticket {
-        disk.leave(ticket);
-    }
-}
-
-/// Copies from the front without consuming: a request may be tried again.
-fn peek(segments: &Segments, memory: &GuestMemory, out: &mut [u8]) -> Result<usize, QueueError> {
-    let mut done = 0;
-    for (addr, len) in segments.parts() {
-        let count = len.min(out.len() - done);
-        memory
-            .read_slice(&mut out[done..done + count], addr)
-            .map_err(|_| QueueError::OutsideMemory {
-                addr: addr.0,
-                len: count as u64,
-            })?;
-        done += count;
-    }
-    Ok(done)
-}
-
-fn operation(request: Request) -> Operation {
-    match request {
-        Request::Read { .. } | Request::GetId => Operation::Read,
-        Request::Write { .. } => Operation::Write,
-        Request::Flush => Operation::Flush,
-        Request::Discard => Operation::Discard,
-        Request::WriteZeroes => Operation::WriteZeroes,
     }
 }

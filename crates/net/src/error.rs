@@ -318,6 +318,25 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether the host failed in the middle of things, rather than that what was asked for can not
+    /// be had.
+    #[must_use]
+    pub fn is_failure(&self) -> bool {
+        match self {
+            Self::Tap { .. } | Self::Passt { .. } => true,
+            #[cfg(feature = "bridge")]
+            Self::CutOff { .. }
+            | Self::RollBack { .. }
+            | Self::Move { .. }
+            | Self::Guard { .. }
+            | Self::File { .. }
+            | Self::Link { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 /// The error of a netlink request about `name`.
 #[cfg(feature = "bridge")]
 pub(crate) fn link_error(action: &'static str, name: &str, source: io::Error) -> Error {

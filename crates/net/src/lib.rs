@@ -1,4 +1,27 @@
-//! Networking of virtual machine monitors.
+//! Networking of virtual machine monitors: taps, bridges, user networking and virtio-net.
+//!
+//! [`Card`] is a virtio network card; its host end is a [`Backend`], which [`Tap::into_backend`] and
+//! [`stream_backend`] make. The module `bridge` sets up the host's side.
+//!
+//! ```
+//! use strata_net::{Card, CardConfig, RateLimit, stream_backend};
+//! use strata_virtio::Device;
+//!
+//! let (host_end, far_end) = std::os::unix::net::UnixStream::pair()?;
+//! let config = CardConfig {
+//!     name: "net0".to_owned(),
+//!     mac: "52:54:00:12:34:56".parse()?,
+//!     mtu: 1500,
+//!     rx_limit: RateLimit::default(),
+//!     tx_limit: RateLimit::default(),
+//! };
+//! let card = Card::new(config, stream_backend(host_end)?)?;
+//! let mut mac = [0; 6];
+//! card.read_config(0, &mut mac);
+//! assert_eq!(mac, [0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+//! # drop(far_end);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 #![deny(unsafe_code)]
 
@@ -30,3 +53,7 @@ pub use tap::{Offloads, Tap, TapQueue};
 
 /// Bytes of the header before each frame: `struct virtio_net_hdr_v1` (virtio 1.2 §5.1.6).
 pub const HEADER_LEN: usize = 12;
+
+#[cfg(all(doctest, feature = "bridge"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

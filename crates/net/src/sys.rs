@@ -84,7 +84,7 @@ pub(crate) fn tun_set_queue(fd: BorrowedFd<'_>, request: &TunRequest) -> io::Res
 }
 
 /// Bytes that a frame may have more than the guest's buffers: the largest frame there is.
-const OVERFLOW: usize = 0x1_0040;
+pub(crate) const OVERFLOW: usize = 0x1_0040;
 
 /// Guest memory, in pieces, that the next frame is received into, and room of our own behind it: a
 /// frame that reaches there did not fit, which could not be told otherwise.
@@ -92,8 +92,11 @@ const OVERFLOW: usize = 0x1_0040;
 pub struct ReceiveList {
     /// The guest's pieces, and the overflow as the last.
     vectors: Vec<libc::iovec>,
-    /// Never read, and not touched (so not resident) before a frame is too long.
+    /// Not touched (so not resident) before a frame is too long.
     overflow: Box<[u8]>,
+    /// Where in the frame the overflow begins, and how many bytes of it are the frame's.
+    held_at: usize,
+    held: usize,
 }
 
 // SAFETY: the pointers are to guest memory, which belongs to the process, and to a buffer that the
@@ -105,6 +108,8 @@ impl ReceiveList {
         let mut list = Self {
             vectors: Vec::new(),
             overflow: vec![0; OVERFLOW].into_boxed_slice(),
+            held_at: 0,
+            held: 0,
         };
         list.append(&[]);
         list
@@ -118,6 +123,20 @@ impl ReceiveList {
             iov_base: self.overflow.as_mut_ptr().cast(),
             iov_len: self.overflow.len(),
         });
+    }
+
+    /// Notes that a frame of `len` bytes was received while the pieces had `capacity` bytes.
+    pub(crate) fn hold(&mut self, capacity: usize, len: usize) {
+        self.held_at = capacity;
+        self.held = len.saturating_sub(capacity).min(OVERFLOW);
+    }
+
+    /// Copies what is held of a frame to the pieces that were appended since.
+    pub(crate) fn place(&mut self) {
+        let overflow = std::mem::take(&mut self.overflow);
+        self.write(self.held_at, overflow.get(..self.held).unwrap_or_default());
+        self.overflow = overflow;
+        self.held = 0;
     }
 
     /// Drops the first `count` pieces.
@@ -144,12 +163,11 @@ impl ReceiveList {
         usize::try_from(read).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Copies `bytes` to offset `at` of the guest's pieces; what does not fit is left out.
+    /// Copies `bytes` to offset `at` of the frame.
     pub fn write(&mut self, at: usize, bytes: &[u8]) {
         let mut skip = at;
         let mut rest = bytes;
-        let pieces = self.pieces();
-        for piece in self.vectors.iter().take(pieces) {
+        for piece in &self.vectors {
             if skip >= piece.iov_len {
                 skip -= piece.iov_len;
                 continue;
@@ -157,8 +175,8 @@ impl ReceiveList {
             let count = rest.len().min(piece.iov_len - skip);
             let to = piece.iov_base.cast::<u8>().wrapping_add(skip);
             // SAFETY: `to` and `count` bytes from it are within a piece of guest memory, which is
-            // mapped; `rest` is as long. The guest may write there at the same time, so nothing
-            // is assumed of the bytes afterwards.
+            // mapped, or of the overflow, which is not borrowed here; `rest` is as long. The guest
+            // may write there at the same time, so nothing is assumed of the bytes afterwards.
             unsafe { std::ptr::copy_nonoverlapping(rest.as_ptr(), to, count) };
             rest = &rest[count..];
             skip = 0;
@@ -172,6 +190,12 @@ impl ReceiveList {
 /// Writes a frame that lies in guest memory by one call.
 pub(crate) fn write_vectors(fd: RawFd, frame: &[IoVec]) -> io::Result<usize> {
     let vectors = IoVec::as_raw(frame);
+    if let [piece] = vectors {
+        // Most small frames are in one piece, which spares the kernel to fetch the vectors.
+        // SAFETY: as below.
+        let written = unsafe { libc::write(fd, piece.iov_base, piece.iov_len) };
+        return usize::try_from(written).map_err(|_| io::Error::last_os_error());
+    }
     let count = c_int::try_from(vectors.len()).unwrap_or(c_int::MAX);
     // SAFETY: the vectors are guest memory, which is mapped while its device works; the kernel
     // only reads it.

@@ -165,10 +165,11 @@ impl Journal {
         }
     }
 
-    /// Lets the guard see the end of its input, and end.
+    /// Ends the guard, which has nothing to guard any more. It would wait for the lock, which this
+    /// process holds, to see that.
     fn dismiss(&mut self) {
         if let Some(mut guard) = self.guard.take() {
-            drop(guard.stdin.take());
+            let _ = guard.kill();
             let _ = guard.wait();
         }
     }

@@ -95,7 +95,7 @@ pub struct Change {
     /// How long the host may be cut off.
     pub timeout: Duration,
     /// A program that calls [`guard`] with its standard input and output. It is started when the
-    /// journal is written, and waited for before the first change and after the last.
+    /// journal is written, waited for before the first change, and ended after the last.
     pub guard: Option<Command>,
 }
 

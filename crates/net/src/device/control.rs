@@ -46,12 +46,12 @@ impl Control {
 
     pub(super) fn serve(&mut self, queue: &mut Queue) -> Result<(), Error> {
         for _ in 0..BUDGET {
-            if !queue.pop(&mut self.chain)? {
+            while !queue.pop(&mut self.chain)? {
                 queue.notify()?;
-                if queue.enable_kicks()? {
-                    continue;
+                // Otherwise the driver would not kick for its next command.
+                if !queue.enable_kicks()? {
+                    return Ok(());
                 }
-                return Ok(());
             }
             let mut command = [0; COMMAND_LEN];
             let memory = queue.memory();

@@ -18,6 +18,8 @@ const BUDGET: usize = 64;
 /// fewer than readv(2) takes.
 const MAX_PIECES_OF_BUFFER: usize = 256;
 const MAX_PIECES: usize = 512;
+/// The largest frame with its header, and some.
+const MAX_FRAME: usize = crate::sys::OVERFLOW;
 /// Where `num_buffers` is in the header (virtio 1.2 §5.1.6).
 const NUM_BUFFERS: u64 = 10;
 
@@ -27,12 +29,17 @@ const NUM_BUFFERS: u64 = 10;
 /// popped in advance, and those that a frame did not need serve the next.
 pub(super) struct Receiver {
     shared: Arc<Shared>,
+    /// Whether a frame may lie in several buffers.
+    mergeable: bool,
     /// Bytes of the largest frame that is expected, with its header; or one, where a frame may not
     /// lie in several buffers.
     wanted: u64,
     /// Buffers in the list, and their bytes together.
     waiting: VecDeque<Chain>,
     capacity: u64,
+    /// Bytes of a frame that was received and fills more buffers than there were: it waits for the
+    /// driver to make more available, as frames behind it do.
+    unplaced: Option<usize>,
     list: ReceiveList,
     /// Chains for reuse, so that nothing is allocated for a frame.
     spare: Vec<Chain>,
@@ -43,9 +50,11 @@ impl Receiver {
     pub(super) fn new(shared: Arc<Shared>, mergeable: bool, wanted: usize) -> Self {
         Self {
             shared,
+            mergeable,
             wanted: if mergeable { wanted as u64 } else { 1 },
             waiting: VecDeque::new(),
             capacity: 0,
+            unplaced: None,
             list: ReceiveList::new(),
             spare: Vec::new(),
             used: Vec::new(),
@@ -92,7 +101,11 @@ impl Receiver {
             if !self.gather(queue)? {
                 return Ok(Served::Waiting);
             }
-            let len = match endpoint.receive(&mut self.list) {
+            let received = match self.unplaced.take() {
+                Some(len) => Ok(len),
+                None => self.receive(endpoint),
+            };
+            let len = match received {
                 Ok(len) => len,
                 Err(error) => {
                     if error.kind() != io::ErrorKind::WouldBlock {
@@ -102,8 +115,16 @@ impl Receiver {
                     return Ok(Served::Waiting);
                 }
             };
-            if len < HEADER_LEN || len as u64 > self.capacity || !shared.config.is_link_up() {
+            if len < HEADER_LEN || !shared.config.is_link_up() {
                 count(None);
+                continue;
+            }
+            if len as u64 > self.capacity {
+                if self.may_come_to_fit(len) {
+                    self.unplaced = Some(len);
+                } else {
+                    count(None);
+                }
                 continue;
             }
             self.deliver(queue, len)?;
@@ -116,28 +137,47 @@ impl Receiver {
         Ok(Served::More)
     }
 
-    /// Makes room for the largest frame, as far as the driver lets us. Says whether there is any.
+    /// Receives the next frame; what of it the buffers do not hold stays in the list.
+    fn receive(&mut self, endpoint: &mut dyn Endpoint) -> io::Result<usize> {
+        let len = endpoint.receive(&mut self.list)?;
+        // Pieces that come later continue where these end.
+        self.list
+            .hold(usize::try_from(self.capacity).unwrap_or(usize::MAX), len);
+        Ok(len)
+    }
+
+    /// Whether a frame of `len` bytes fits once the driver has made more buffers available.
+    fn may_come_to_fit(&self, len: usize) -> bool {
+        self.mergeable && len <= MAX_FRAME && self.list.pieces() < MAX_PIECES
+    }
+
+    /// Makes room for the largest frame, as far as the driver lets us. Says whether there is any,
+    /// or enough for the frame that waits.
     fn gather(&mut self, queue: &mut Queue) -> Result<bool, Error> {
-        while self.capacity < self.wanted && self.list.pieces() < MAX_PIECES {
+        let needed = self.unplaced.map_or(1, |len| len as u64);
+        while self.capacity < self.wanted.max(needed) && self.list.pieces() < MAX_PIECES {
             let mut chain = self.spare.pop().unwrap_or_default();
             if !queue.pop(&mut chain)? {
                 self.spare.push(chain);
-                if !self.waiting.is_empty() {
+                if self.capacity >= needed {
                     break;
                 }
-                // Only an empty ring needs the driver's kick.
+                // Only for want of buffers the driver's kick is needed.
                 if queue.enable_kicks()? {
                     continue;
                 }
                 return Ok(false);
             }
             self.check(&chain)?;
-            if self.waiting.is_empty() {
+            if self.capacity < needed {
                 queue.disable_kicks()?;
             }
             self.capacity += chain.writable.len();
             self.list.append(chain.writable.iovecs());
             self.waiting.push_back(chain);
+        }
+        if self.unplaced.is_some() {
+            self.list.place();
         }
         Ok(true)
     }
@@ -191,7 +231,8 @@ impl Receiver {
         queue.push_all(&self.used)
     }
 
-    /// Puts the buffers back that hold no frame.
+    /// Puts the buffers back that hold no frame. One that waited for more of them is lost, as it may
+    /// be on a network: half of it lies in them.
     pub(super) fn drain(&mut self, queue: &mut Queue) {
         for chain in self.waiting.drain(..) {
             queue.unpop();
@@ -199,5 +240,11 @@ impl Receiver {
         }
         self.capacity = 0;
         self.list.consume(usize::MAX);
+        if self.unplaced.take().is_some() {
+            self.shared
+                .counters
+                .rx_dropped
+                .fetch_add(1, Ordering::Relaxed);
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use strata_virtio::features::RING_EVENT_IDX;
 use strata_virtio::test_utils::{Buffer, MockDriver};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -25,6 +26,9 @@ pub struct MockNic {
     tx_free: Vec<u64>,
     /// The send buffer of each chain, by its head.
     tx_busy: BTreeMap<u16, u64>,
+    /// Chains made available in each queue, and how many of them at its last kick.
+    added: BTreeMap<u16, u16>,
+    kicked: BTreeMap<u16, u16>,
 }
 
 impl MockNic {
@@ -40,11 +44,13 @@ impl MockNic {
             rx_at,
             tx_free: (0..TX_SLOTS).map(|slot| tx_at + slot * TX_SLOT).collect(),
             tx_busy: BTreeMap::new(),
+            added: BTreeMap::new(),
+            kicked: BTreeMap::new(),
         };
         for slot in 0..RX_SLOTS {
             nic.offer(nic.rx_at + slot * u64::from(rx_len));
         }
-        nic.driver.kick(RX);
+        nic.kick_queue(RX);
         nic
     }
 
@@ -53,13 +59,19 @@ impl MockNic {
         &mut self.driver
     }
 
+    fn add(&mut self, queue: u16, chain: &[Buffer]) -> u16 {
+        let added = self.added.entry(queue).or_default();
+        *added = added.wrapping_add(1);
+        self.driver.queue(queue).add(chain).unwrap()
+    }
+
     fn offer(&mut self, addr: u64) {
         let buffer = Buffer {
             addr,
             len: self.rx_len,
             writable: true,
         };
-        self.driver.queue(RX).add(&[buffer]).unwrap();
+        self.add(RX, &[buffer]);
     }
 
     /// Makes a frame available, a header of [`HEADER_LEN`] bytes before it; false when all buffers
@@ -76,7 +88,7 @@ impl MockNic {
             len: u32::try_from(frame.len()).unwrap(),
             writable: false,
         };
-        let head = self.driver.queue(TX).add(&[buffer]).unwrap();
+        let head = self.add(TX, &[buffer]);
         self.tx_busy.insert(head, addr);
         true
     }
@@ -93,7 +105,7 @@ impl MockNic {
             len,
             writable: false,
         };
-        let head = self.driver.queue(TX).add(&[buffer]).unwrap();
+        let head = self.add(TX, &[buffer]);
         self.tx_busy.insert(head, addr);
         true
     }
@@ -114,7 +126,24 @@ impl MockNic {
 
     /// Kicks the send queue, if the device wants to know.
     pub fn kick(&mut self) {
-        self.driver.kick(TX);
+        self.kick_queue(TX);
+    }
+
+    /// Kicks as Linux does: only if the device wants it (virtio 1.2 §2.7.10).
+    fn kick_queue(&mut self, queue: u16) {
+        let new = self.added.get(&queue).copied().unwrap_or(0);
+        let old = self.kicked.insert(queue, new).unwrap_or(0);
+        let event_idx = self.driver.accepted() & RING_EVENT_IDX != 0;
+        let ring = self.driver.queue(queue);
+        let wanted = if event_idx {
+            let since = new.wrapping_sub(ring.avail_event()).wrapping_sub(1);
+            since < new.wrapping_sub(old)
+        } else {
+            ring.used_flags() & 1 == 0
+        };
+        if wanted {
+            self.driver.kick(queue);
+        }
     }
 
     /// Sends a frame.
@@ -134,7 +163,7 @@ impl MockNic {
             frame.extend_from_slice(&rest);
         }
         assert!(frame.len() >= HEADER_LEN);
-        self.driver.kick(RX);
+        self.kick_queue(RX);
         Some(frame)
     }
 
@@ -161,7 +190,7 @@ impl MockNic {
             any = true;
         }
         if any {
-            self.driver.kick(RX);
+            self.kick_queue(RX);
         }
         any
     }
@@ -187,8 +216,8 @@ impl MockNic {
                 writable,
             });
         }
-        self.driver.queue(queue).add(&chain).unwrap();
-        self.driver.kick(queue);
+        self.add(queue, &chain);
+        self.kick_queue(queue);
         self.driver.wait_used(queue);
         let mut answer = [0];
         memory.read_slice(&mut answer, GuestAddress(ack)).unwrap();

@@ -135,6 +135,48 @@ fn a_frame_that_does_not_fit_is_dropped_and_the_next_arrives() {
 }
 
 #[test]
+fn a_frame_waits_for_as_many_buffers_as_it_needs() {
+    let (mut wire, mut driver, link) = started(features::MRG_RXBUF | RING_EVENT_IDX);
+    driver.add(0, &[], &[100]);
+    driver.kick(0);
+    wire.send(&frame(350, 4));
+    wire.send(&frame(50, 5));
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert!(
+        driver.take_used(0).is_none(),
+        "a part of a frame is given to the driver"
+    );
+    // One at a time: each kick is wanted.
+    for _ in 0..4 {
+        driver.add(0, &[], &[100]);
+        driver.kick(0);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let mut bytes = driver.wait_used(0).written;
+    assert_eq!(bytes[10..12], [4, 0]);
+    for _ in 1..4 {
+        bytes.extend(driver.take_used(0).expect("all at once").written);
+    }
+    assert_eq!(bytes[HEADER_LEN..HEADER_LEN + 350], frame(350, 4));
+    let used = driver.wait_used(0);
+    assert_eq!(used.written[HEADER_LEN..HEADER_LEN + 50], frame(50, 5));
+    assert_eq!(link.statistics().rx_dropped, 0);
+    // And a pause gives the buffers of a waiting frame back.
+    driver.add(0, &[], &[100]);
+    driver.kick(0);
+    wire.send(&frame(350, 6));
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    driver.device().pause().unwrap();
+    driver.device().resume().unwrap();
+    wire.send(&frame(60, 7));
+    assert_eq!(
+        driver.wait_used(0).written[HEADER_LEN..HEADER_LEN + 60],
+        frame(60, 7)
+    );
+    assert_eq!(link.statistics().rx_dropped, 1);
+}
+
+#[test]
 fn scattered_and_indirect_frames_are_gathered() {
     let (mut wire, card) = Wire::new();
     let mut nic = MockNic::new(card, RING_INDIRECT_DESC, 2048);
@@ -186,7 +228,8 @@ fn started(features: u64) -> (Wire, MockDriver, Link) {
 
 #[test]
 fn buffers_that_break_the_rules_break_the_card_and_no_more() {
-    let chains: [(u16, &[&[u8]], &[u32]); 4] = [
+    type Broken = (u16, &'static [&'static [u8]], &'static [u32]);
+    let chains: [Broken; 4] = [
         // A receive buffer to be read, one without room for a header, and frames without headers.
         (0, &[b"readable"], &[2000]),
         (0, &[], &[11]),

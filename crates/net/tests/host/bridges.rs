@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use strata_net::Error;
-use strata_net::bridge::{self, PortKind};
+use strata_net::bridge::{self, Host, PortKind};
 
 use crate::world::{World, change, paths};
 
@@ -167,7 +167,7 @@ fn a_gateway_that_does_not_answer_brings_everything_back_though_there_is_carrier
     let world = World::new();
     let before = world.configuration();
     let mut deaf = change(Some("eth0"));
-    deaf.timeout = Duration::from_millis(500);
+    deaf.timeout = Duration::from_millis(1500);
     deaf.guard = Some(world.meanwhile("arp off"));
     let error = world
         .host
@@ -209,20 +209,60 @@ fn helper() {
     };
     let host = paths(root.as_ref());
     match std::env::var("STRATA_TEST_ROLE").as_deref() {
-        Ok("guard") => drop(bridge::guard(&host, std::io::stdin(), std::io::stdout()).unwrap()),
+        Ok("guard") => {
+            bridge::guard(&host, std::io::stdin(), std::io::stdout()).unwrap();
+        }
         Ok(role) => {
             let mut slow = change(Some("eth0"));
             slow.timeout = Duration::from_secs(60);
             if role == "guarded" {
-                let mut guard = Command::new(std::env::current_exe().unwrap());
-                guard.args(["--exact", "bridges::helper", "--ignored"]);
-                guard.env("STRATA_TEST_ROLE", "guard");
-                slow.guard = Some(guard);
+                slow.guard = Some(guard(&host));
+            } else {
+                // Says that it is there, and does nothing.
+                let mut idle = Command::new("sh");
+                idle.args(["-c", "sleep 0.5; echo; exec cat"]);
+                slow.guard = Some(idle);
             }
             drop(bridge::create(&host, slow, false));
         }
         Err(_) => {}
     }
+}
+
+/// A guard: this program again, after a moment in which the test cuts the cable.
+fn guard(host: &Host) -> Command {
+    let mut guard = Command::new("sh");
+    guard.args(["-c", "sleep 0.5; exec \"$0\" \"$@\""]);
+    guard.arg(std::env::current_exe().unwrap());
+    guard.args(["--exact", "bridges::helper", "--ignored"]);
+    guard.env("STRATA_TEST_ROOT", &host.root);
+    guard.env("STRATA_TEST_ROLE", "guard");
+    guard
+}
+
+#[test]
+fn a_change_that_is_done_ends_its_guard() {
+    let world = World::new();
+    let mut guarded = change(Some("eth0"));
+    guarded.guard = Some(guard(&world.paths()));
+    let created = world
+        .host
+        .run(|| bridge::create(&world.paths(), guarded, false));
+    created.unwrap();
+    let mut guarded = change(None);
+    guarded.guard = Some(guard(&world.paths()));
+    let deleted = world
+        .host
+        .run(|| bridge::delete(&world.paths(), guarded, false));
+    deleted.unwrap();
+    let mut dead = change(None);
+    dead.guard = Some(Command::new("false"));
+    let error = world
+        .host
+        .run(|| bridge::create(&world.paths(), dead, false))
+        .unwrap_err();
+    assert!(matches!(error, Error::Guard { .. }), "{error}");
+    assert_eq!(world.interfaces(), ["lo", "eth0"]);
 }
 
 /// Starts a change that waits for its gateway in vain, and kills it there.

@@ -40,11 +40,13 @@ impl World {
         host.ip("-6 route add default via 2001:db8::1 metric 77")
             .unwrap();
         let root = TempDir::new().unwrap();
-        Self {
+        let world = Self {
             host,
             gateway,
             root,
-        }
+        };
+        world.settle();
+        world
     }
 
     pub(crate) fn paths(&self) -> Host {
@@ -94,7 +96,11 @@ impl World {
         self.gateway.ip("link set gw0 up").unwrap();
         // The kernel dropped it with the link.
         let _ = self.gateway.ip("address add 2001:db8::1/64 dev gw0 nodad");
-        // It notices the carrier a moment later.
+        self.settle();
+    }
+
+    /// Waits until the kernel has noticed the carrier, which it does some time after a link is up.
+    fn settle(&self) {
         let settled = || {
             let is = |what, state| self.host.ip(what).is_ok_and(|text| text.contains(state));
             is("link show dev eth0", "state UP") && !is("route show table all", "linkdown")

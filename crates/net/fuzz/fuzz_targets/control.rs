@@ -1,0 +1,11 @@
+//! Any command on the control queue.
+//!
+//! The stored inputs lie in `tests/fuzz/corpus/control`:
+//! `cargo +nightly fuzz run control tests/fuzz/corpus/control`.
+#![no_main]
+
+#[path = "../../tests/fuzz/exercise.rs"]
+#[allow(dead_code)]
+mod exercise;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| exercise::control(input));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::config::PartialConfig;
+use crate::net::NetArgs;
 
 /// Boots Linux guests on KVM, quickly and in little memory.
 #[derive(Debug, Parser)]
@@ -65,6 +66,8 @@ pub enum Command {
     /// Start a machine and stay with it until it ends
     #[command(after_help = RUN_HELP)]
     Run(Box<RunArgs>),
+    /// Set up the host's side of guests' networks
+    Net(NetArgs),
     /// Show what this host offers for running guests, and prove it with a tiny one
     Doctor(DoctorArgs),
     /// Print a completion script for a shell

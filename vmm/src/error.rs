@@ -129,6 +129,7 @@ impl Error {
                 exit::FAILURE
             }
             Self::Stopped(_) | Self::GuestMemory(_) => exit::FAILURE,
+            Self::Net(error) if error.is_failure() => exit::FAILURE,
             _ => exit::BAD_INPUT,
         }
     }

@@ -16,4 +16,5 @@ pub mod error;
 pub mod exit;
 pub mod logging;
 pub mod machine;
+pub mod net;
 mod sys;

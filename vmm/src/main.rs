@@ -7,11 +7,15 @@ use clap::{CommandFactory, Parser};
 use strata::cli::{Cli, Command, DoctorArgs, RunArgs};
 use strata::config::PartialConfig;
 use strata::error::{Chain, Error};
-use strata::{doctor, exit, logging, machine};
+use strata::net::{NetArgs, NetCommand};
+use strata::{doctor, exit, logging, machine, net};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run(*args),
+        Command::Net(NetArgs {
+            command: NetCommand::Bridge(command),
+        }) => net::run(command),
         Command::Doctor(args) => diagnose(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "strata", &mut std::io::stdout());

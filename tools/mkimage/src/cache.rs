@@ -63,13 +63,20 @@ impl Cache {
     /// [`Error::Archive`] and [`Error::Interrupted`] say what to do; others are the host's.
     pub fn image(&self, request: &Request, freshness: Freshness) -> Result<Image> {
         fs::create_dir_all(&self.dir).map_err(Error::file("create", &self.dir))?;
-        let _lock = self.lock()?;
         let memo = self
             .dir
             .join(format!("{MEMO}{}", key(request, None).short()));
-        if freshness == Freshness::Cached
-            && let Some(dir) = self.remembered(&memo)
-        {
+        let known = || match freshness {
+            Freshness::Cached => self.remembered(&memo),
+            Freshness::Newest => None,
+        };
+        // A complete image needs no lock: only long disuse removes it.
+        if let Some(dir) = known() {
+            return self.used(Image::new(dir, request.variant()));
+        }
+        let _lock = self.lock()?;
+        // Another may have built it meanwhile.
+        if let Some(dir) = known() {
             return self.used(Image::new(dir, request.variant()));
         }
         host::check_packages()?;
@@ -267,6 +274,22 @@ mod tests {
             fs::write(image.join(name), "").unwrap();
         }
         assert_eq!(cache.remembered(&memo), Some(image));
+    }
+
+    #[test]
+    fn a_finished_image_does_not_wait_for_a_build() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path().into(), Runner::new(|_| {}, false));
+        let image = dir.path().join("image");
+        fs::create_dir(&image).unwrap();
+        for name in ["disk.raw", "kernel", "initrd"] {
+            fs::write(image.join(name), "").unwrap();
+        }
+        let memo = format!("{MEMO}{}", key(&request(), None).short());
+        fs::write(dir.path().join(memo), "image").unwrap();
+        let _lock = cache.lock().unwrap();
+        let found = cache.image(&request(), Freshness::Cached).unwrap();
+        assert_eq!(found.dir(), image);
     }
 
     #[test]

@@ -15,6 +15,7 @@ const SHORT: Duration = Duration::from_millis(30);
 fn busy(probe: &std::sync::Arc<Probe>) -> MockDriver {
     let mut driver = MockDriver::new(Box::new(Slow(probe.clone())));
     driver.start(u64::MAX);
+    driver.wait_until("all workers run", |_| count(&probe.seen) == 0b111);
     driver.add(0, &[b"request"], &[1]);
     driver.kick(0);
     driver.wait_until("the request is in flight", |_| count(&probe.in_flight) == 1);
@@ -66,6 +67,18 @@ fn a_broken_worker_breaks_its_device_once_and_tells_the_driver() {
     assert_eq!(driver.status(), 0);
     driver.start(u64::MAX);
     assert!(!driver.needs_reset());
+}
+
+#[test]
+fn a_broken_worker_finishes_what_is_in_flight() {
+    let probe = Probe::new();
+    let mut driver = busy(&probe);
+    probe.fail.store(true, Ordering::SeqCst);
+    driver.kick(0);
+    driver.wait_needs_reset();
+    driver.wait_until("it is drained", |_| count(&probe.drains) == 1);
+    driver.wait_until("it is finished", |_| count(&probe.in_flight) == 0);
+    assert_eq!(driver.queue(0).used_idx(), 1);
 }
 
 #[test]

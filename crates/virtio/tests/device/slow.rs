@@ -21,6 +21,8 @@ pub(crate) struct Probe {
     pub(crate) drains: AtomicU32,
     pub(crate) resumes: AtomicU32,
     pub(crate) workers: AtomicU32,
+    /// A bit for each queue that was looked at.
+    pub(crate) seen: AtomicU32,
     pub(crate) resets: AtomicU32,
     /// What the worker does wrong at the next kick.
     pub(crate) fail: AtomicBool,
@@ -36,6 +38,7 @@ impl Probe {
             drains: AtomicU32::new(0),
             resumes: AtomicU32::new(0),
             workers: AtomicU32::new(0),
+            seen: AtomicU32::new(0),
             resets: AtomicU32::new(0),
             fail: AtomicBool::new(false),
             change: std::sync::OnceLock::new(),
@@ -118,6 +121,8 @@ impl Worker for SlowWorker {
     }
 
     fn kicked(&mut self, queue: usize, context: &mut Context<'_>) -> Result<(), Error> {
+        let bit = 1 << context.queues[queue].index();
+        self.probe.seen.fetch_or(bit, Ordering::SeqCst);
         if self.probe.fail.swap(false, Ordering::SeqCst) {
             return Err(Error::Driver("it is told to fail"));
         }

@@ -27,6 +27,20 @@ fn the_function_is_a_modern_virtio_device() {
 }
 
 #[test]
+fn a_queue_that_was_left_out_can_not_be_enabled_later() {
+    let mut driver = driver();
+    driver.negotiate(u64::MAX);
+    driver.set_up_queue(0, Some(8));
+    driver.driver_ok();
+    driver.write_queue(1, 8, [0x10_0000, 0x11_0000, 0x12_0000]);
+    let enabled: u16 = driver.read_common(0x1c);
+    let size: u16 = driver.read_common(0x18);
+    assert_eq!((enabled, size), (0, 256));
+    driver.kick(1);
+    assert_eq!(driver.request(0, &[b"alive"], &[5]).written, b"alive");
+}
+
+#[test]
 fn kicks_follow_the_bar() {
     let mut driver = driver();
     driver.start(u64::MAX);

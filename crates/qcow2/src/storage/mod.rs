@@ -111,17 +111,17 @@ impl dyn Storage + '_ {
     }
 }
 
-static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
-
 /// Writes zero bytes, for storages that have no quicker way.
 pub(crate) fn write_zero_bytes<S: Storage + ?Sized>(
     storage: &S,
     mut offset: u64,
     mut len: u64,
 ) -> io::Result<()> {
+    const STEP: u64 = 64 << 10;
+    let zeroes = vec![0; len.min(STEP) as usize];
     while len > 0 {
-        let step = len.min(ZEROES.len() as u64);
-        storage.write_vectored_at(&[IoSlice::new(&ZEROES[..step as usize])], offset)?;
+        let step = len.min(STEP);
+        storage.write_vectored_at(&[IoSlice::new(&zeroes[..step as usize])], offset)?;
         offset += step;
         len -= step;
     }

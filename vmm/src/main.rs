@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use strata::cli::{Cli, Command, DoctorArgs, RunArgs};
 use strata::config::PartialConfig;
 use strata::error::{Chain, Error};
@@ -11,7 +11,7 @@ use strata::net::{NetArgs, NetCommand};
 use strata::{doctor, exit, logging, machine, net};
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let result = match Cli::of_process() {
         Command::Run(args) => run(*args),
         Command::Net(NetArgs {
             command: NetCommand::Bridge(command),

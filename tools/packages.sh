@@ -1,8 +1,10 @@
 # Sourced by the scripts in this folder: names and installs Debian packages that are missing.
 
 # What tests use beside Rust: qemu-img and qemu-io to compare with, iasl to check ACPI tables,
-# isoinfo and xorriso to read seed disks, mmdebstrap to make disk images.
-TEST_PACKAGES=(qemu-utils acpica-tools genisoimage xorriso mmdebstrap)
+# isoinfo and xorriso to read seed disks, mmdebstrap to make disk images, ip and passt
+# for networks.
+TEST_PACKAGES=(qemu-utils acpica-tools genisoimage xorriso mmdebstrap iproute2
+    passt)
 
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi

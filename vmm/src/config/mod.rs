@@ -157,6 +157,7 @@ pub struct MachineConfig {
     /// Whether the guest gets random numbers of the host's.
     pub rng: bool,
     /// First-boot configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cloud_init: Option<CloudInitConfig>,
     /// The serial port's far end.
     pub serial: SerialTarget,

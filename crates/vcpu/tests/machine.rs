@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kvm_bindings::{KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry, kvm_msi};
 use kvm_ioctls::IoEventAddress;
-use strata_vcpu::test_utils::{Access, CODE_ADDR, Irqchip, LongMode, Mode, TestVm};
+use strata_vcpu::test_utils::{Access, CODE_ADDR, ENABLE_X2APIC, Irqchip, LongMode, Mode, TestVm};
 use strata_vcpu::{ExitReason, VcpuThread};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -23,15 +23,8 @@ fn a_second_vcpu_starts_by_init_and_sipi() {
             0xf4, // hlt
         ];
         vm.write(0x2_0000, &second);
-        let first = [
-            0xb9, 0x1b, 0x00, 0x00, 0x00, // mov ecx, IA32_APIC_BASE
-            0x0f, 0x32, // rdmsr
-            0x0d, 0x00, 0x0c, 0x00, 0x00, // or eax, enabled and x2APIC
-            0x0f, 0x30, // wrmsr
-            0x31, 0xd2, // xor edx, edx
-            0xb9, 0x0f, 0x08, 0x00, 0x00, // mov ecx, IA32_X2APIC_SIVR
-            0xb8, 0xff, 0x01, 0x00, 0x00, // mov eax, enabled, vector 0xff
-            0x0f, 0x30, // wrmsr
+        let mut first = ENABLE_X2APIC.to_vec();
+        first.extend([
             0xb9, 0x30, 0x08, 0x00, 0x00, // mov ecx, IA32_X2APIC_ICR
             0xba, 0x01, 0x00, 0x00, 0x00, // mov edx, APIC id 1
             0xb8, 0x00, 0x45, 0x00, 0x00, // mov eax, INIT
@@ -42,7 +35,7 @@ fn a_second_vcpu_starts_by_init_and_sipi() {
             0x80, 0x3c, 0x25, 0x00, 0x00, 0x08, 0x00, 0x5a, // cmp byte [0x80000], 0x5a
             0x75, 0xf4, // jne wait
             0xe6, 0xf4, // out SHUTDOWN_PORT, al
-        ];
+        ]);
         let recorder = Arc::new(vm.recorder());
         let first = vm.vcpu_with_code(&Mode::long(), &first);
         let first = VcpuThread::spawn(first, Arc::clone(&recorder)).unwrap();
@@ -110,20 +103,13 @@ fn the_end_of_a_level_interrupt_reaches_the_handler() {
     };
     route.u.msi.address_lo = 0xfee0_0000;
     route.u.msi.data = LEVEL | u32::from(VECTOR);
-    let mut code = vec![
-        0xb9, 0x1b, 0x00, 0x00, 0x00, // mov ecx, IA32_APIC_BASE
-        0x0f, 0x32, // rdmsr
-        0x0d, 0x00, 0x0c, 0x00, 0x00, // or eax, enabled and x2APIC
-        0x0f, 0x30, // wrmsr
-        0x31, 0xd2, // xor edx, edx
-        0xb9, 0x0f, 0x08, 0x00, 0x00, // mov ecx, IA32_X2APIC_SIVR
-        0xb8, 0xff, 0x01, 0x00, 0x00, // mov eax, enabled, vector 0xff
-        0x0f, 0x30, // wrmsr
+    let mut code = ENABLE_X2APIC.to_vec();
+    code.extend([
         0xe6, 0x30, // out 0x30, al
         0xfb, // sti
         0xf4, // wait: hlt
         0xeb, 0xfd, // jmp wait
-    ];
+    ]);
     code.resize(0x100, 0x90);
     code.extend([
         0xb9, 0x0b, 0x08, 0x00, 0x00, // mov ecx, IA32_X2APIC_EOI

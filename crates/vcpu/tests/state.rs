@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use strata_vcpu::arch::{CpuidEntry, MsrEntry};
-use strata_vcpu::test_utils::{Access, CODE_ADDR, Irqchip, LongMode, Mode, Recorder, TestVm};
+use strata_vcpu::test_utils::{
+    Access, CODE_ADDR, ENABLE_X2APIC, Irqchip, LongMode, Mode, Recorder, TestVm,
+};
 use strata_vcpu::{Error, Vcpu, VcpuState, VcpuThread};
 
 fn spawn(vm: &TestVm, vcpu: Vcpu) -> (VcpuThread, Arc<Recorder>) {
@@ -110,21 +112,14 @@ fn a_computation_in_vector_registers_survives_moves() {
 
 /// A guest that enables its APIC and halts; interrupt 0x40 lets it write port 0x31, then 0x32.
 fn waiting_for_interrupt() -> (Mode, Vec<u8>) {
-    let mut code = vec![
-        0xb9, 0x1b, 0x00, 0x00, 0x00, // mov ecx, IA32_APIC_BASE
-        0x0f, 0x32, // rdmsr
-        0x0d, 0x00, 0x0c, 0x00, 0x00, // or eax, enabled and x2APIC
-        0x0f, 0x30, // wrmsr
-        0x31, 0xd2, // xor edx, edx
-        0xb9, 0x0f, 0x08, 0x00, 0x00, // mov ecx, IA32_X2APIC_SIVR
-        0xb8, 0xff, 0x01, 0x00, 0x00, // mov eax, enabled, vector 0xff
-        0x0f, 0x30, // wrmsr
+    let mut code = ENABLE_X2APIC.to_vec();
+    code.extend([
         0xe6, 0x30, // out 0x30, al
         0xfb, // sti
         0xf4, // wait: hlt
         0xe6, 0x32, // out 0x32, al: awake
         0xeb, 0xfb, // jmp wait
-    ];
+    ]);
     code.resize(0x100, 0x90);
     code.extend([
         0xb9, 0x0b, 0x08, 0x00, 0x00, // mov ecx, IA32_X2APIC_EOI

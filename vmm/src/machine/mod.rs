@@ -151,9 +151,7 @@ fn main_loop(
     }
     let mut timeout = SETTLED_MS;
     loop {
-        events
-            .run_with_timeout(timeout)
-            .map_err(Error::EventLoop)?;
+        events.run_with_timeout(timeout).map_err(Error::EventLoop)?;
         if timeout != FOREVER {
             sys::drop_startup_memory();
             timeout = FOREVER;

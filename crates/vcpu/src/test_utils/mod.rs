@@ -22,6 +22,19 @@ use crate::{Host, Vcpu};
 /// Where payloads are loaded and start: on a page of its own, so that a SIPI can reach it.
 pub const CODE_ADDR: u64 = 0x1_0000;
 
+/// Enables the local APIC in x2APIC mode, with 0xff as its spurious vector. Changes EAX, ECX and
+/// EDX, of which EDX is left zero. (SDM volume 3, 12.9 and 12.12.)
+pub const ENABLE_X2APIC: [u8; 28] = [
+    0xb9, 0x1b, 0x00, 0x00, 0x00, // mov ecx, IA32_APIC_BASE
+    0x0f, 0x32, // rdmsr
+    0x0d, 0x00, 0x0c, 0x00, 0x00, // or eax, enabled and x2APIC
+    0x0f, 0x30, // wrmsr
+    0x31, 0xd2, // xor edx, edx
+    0xb9, 0x0f, 0x08, 0x00, 0x00, // mov ecx, IA32_X2APIC_SIVR
+    0xb8, 0xff, 0x01, 0x00, 0x00, // mov eax, enabled, vector 0xff
+    0x0f, 0x30, // wrmsr
+];
+
 /// Who emulates the interrupt controllers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Irqchip {

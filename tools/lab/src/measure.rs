@@ -48,6 +48,8 @@ pub struct Boot {
     pub args: Vec<String>,
     /// More files that it needs, for level 1.
     pub with: Vec<Upload>,
+    /// A shell script that level 1 runs before; may be empty.
+    pub prepare: String,
     /// A series of [`SERIES`], or a file of the host.
     pub kernel: String,
     /// How the kernel is given.
@@ -75,6 +77,7 @@ impl Boot {
             vmm,
             args,
             with: Vec::new(),
+            prepare: String::new(),
             kernel: SERIES[0].to_string(),
             format: Format::default(),
             initrd: None,
@@ -148,6 +151,9 @@ impl Boot {
         libraries(&self.vmm, &mut files)?;
         let values = self.values(&mut files)?;
         machine.put(&files)?;
+        machine
+            .run(&["sh", "-c", &self.prepare], self.limit)?
+            .checked("the preparing script")?;
         let values: Vec<_> = values.iter().map(|(name, v)| (*name, v.as_str())).collect();
         for arg in &self.args {
             argv.push(expand(arg, &values)?);

@@ -73,6 +73,9 @@ pub(super) struct Boot {
     /// Bring another file that the program needs: FILE or FILE:DEST, with DEST below /root or absolute
     #[arg(long, value_name = "FILE[:DEST]")]
     with: Vec<String>,
+    /// Run this shell script in level 1 first
+    #[arg(long, value_name = "SCRIPT", default_value = "")]
+    prepare: String,
     /// Arguments of the program
     #[arg(last = true)]
     args: Vec<String>,
@@ -146,6 +149,7 @@ impl Boot {
                 .iter()
                 .map(|file| upload(file))
                 .collect::<Result<_>>()?,
+            prepare: self.prepare.clone(),
             kernel: self.kernel.clone(),
             format: match self.format {
                 Shape::Bzimage => Format::BzImage,

@@ -1,0 +1,150 @@
+//! The programs that are measured, and how each is given a disk or a network.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use strata_lab::{Format, Upload};
+
+use crate::work::Needs;
+
+/// A program with one way to serve one device.
+pub(crate) struct Setup {
+    /// For the table.
+    pub(crate) name: &'static str,
+    pub(crate) needs: Needs,
+    pub(crate) program: PathBuf,
+    pub(crate) format: Format,
+    pub(crate) args: Vec<String>,
+    pub(crate) files: Vec<Upload>,
+}
+
+/// Before a network is used: a bridge with the host's address.
+pub(crate) const PREPARE: &str = "modprobe tun; modprobe vhost_net; modprobe bridge; \
+    ip link add br0 type bridge; ip addr add 10.0.0.1/24 dev br0; ip link set br0 up";
+
+const STRATA: &str =
+    "run --kernel {kernel} --initrd {initrd} --cmdline {cmdline} --cpus {cpus} --memory {memory}";
+
+/// As the boot bench's, with the bus that its virtio devices need.
+const QEMU: &str = "-L /firmware -M microvm,x-option-roms=off,rtc=on,pit=off,pic=off,pcie=on,acpi=on \
+    -accel kvm -cpu host -m {memory_mib} -smp {cpus} -nodefaults -no-user-config -display none \
+    -serial stdio -no-reboot -bios qboot.rom -kernel {kernel} -initrd {initrd} -append {cmdline}";
+
+const QEMU_DISK: &str = "-object iothread,id=t -device virtio-blk-pci,drive=d,iothread=t,\
+    disable-legacy=on -blockdev driver=file,node-name=f,aio=io_uring,filename=";
+
+const QEMU_TAP: &str = "-device virtio-net-pci,netdev=n,disable-legacy=on,romfile= \
+    -netdev tap,id=n,script=/firmware/tap-up,downscript=no,vhost=";
+
+/// The bytes of the disk: what a guest reads first and last of it is there.
+const DISK_SIZE: usize = 8 << 20;
+
+/// All that can be measured: strata, and QEMU if it is there.
+pub(crate) fn setups(strata: &Path, strata_img: &Path) -> Result<Vec<Setup>, String> {
+    let raw = vec![0x5a; DISK_SIZE];
+    let qcow2 = qcow2_of(&raw, strata_img)?;
+    let strata_with = |name, needs, more: &str, files| Setup {
+        name,
+        needs,
+        program: strata.to_owned(),
+        format: Format::Extracted,
+        args: words(&format!("{STRATA} {more}")),
+        files,
+    };
+    let disk = |bytes: &[u8]| vec![upload("/root/disk", 0o644, bytes.to_vec())];
+    let mut setups = vec![
+        strata_with(
+            "strata, raw",
+            Needs::Disk,
+            "--disk /root/disk,format=raw",
+            disk(&raw),
+        ),
+        strata_with(
+            "strata, qcow2",
+            Needs::Disk,
+            "--disk /root/disk,format=qcow2",
+            disk(&qcow2),
+        ),
+        strata_with("strata", Needs::Net, "--net bridge=br0", Vec::new()),
+    ];
+    let Some(qemu) = on_path("qemu-system-x86_64") else {
+        eprintln!("devices: qemu-system-x86_64 is not on the path, strata is measured alone");
+        return Ok(setups);
+    };
+    let firmware = firmware()?;
+    let qemu_with = |name, needs, more: &str, files: Vec<Upload>| Setup {
+        name,
+        needs,
+        program: qemu.clone(),
+        format: Format::Elf,
+        args: words(&format!("{QEMU} {more}")),
+        files: [files, firmware.clone()].concat(),
+    };
+    let blockdev =
+        |format| format!("{QEMU_DISK}/root/disk -blockdev driver={format},file=f,node-name=d");
+    setups.extend([
+        qemu_with("QEMU, raw", Needs::Disk, &blockdev("raw"), disk(&raw)),
+        qemu_with("QEMU, qcow2", Needs::Disk, &blockdev("qcow2"), disk(&qcow2)),
+        qemu_with("QEMU", Needs::Net, &format!("{QEMU_TAP}off"), Vec::new()),
+        qemu_with(
+            "QEMU, vhost",
+            Needs::Net,
+            &format!("{QEMU_TAP}on"),
+            Vec::new(),
+        ),
+    ]);
+    Ok(setups)
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
+}
+
+fn upload(path: &str, permissions: u32, contents: Vec<u8>) -> Upload {
+    Upload {
+        path: path.to_owned(),
+        permissions,
+        contents,
+    }
+}
+
+/// QEMU's firmware and option ROMs, and its script that puts a tap on the bridge.
+fn firmware() -> Result<Vec<Upload>, String> {
+    const TAP_UP: &[u8] = b"#!/bin/sh\nip link set $1 master br0 up\n";
+    let read = |name: &str| {
+        let path = format!("/usr/share/qemu/{name}");
+        let contents = fs::read(&path).map_err(|error| format!("{path}: {error}"))?;
+        Ok(upload(&format!("/firmware/{name}"), 0o644, contents))
+    };
+    let mut files = ["qboot.rom", "linuxboot_dma.bin", "pvh.bin"]
+        .into_iter()
+        .map(read)
+        .collect::<Result<Vec<_>, String>>()?;
+    files.push(upload("/firmware/tap-up", 0o755, TAP_UP.to_vec()));
+    Ok(files)
+}
+
+/// The same disk as qcow2, every cluster allocated.
+fn qcow2_of(raw: &[u8], strata_img: &Path) -> Result<Vec<u8>, String> {
+    let words = |error: std::io::Error| format!("make a qcow2 disk: {error}");
+    let dir = tempfile::tempdir().map_err(words)?;
+    let (from, to) = (dir.path().join("raw"), dir.path().join("qcow2"));
+    fs::write(&from, raw).map_err(words)?;
+    let status = Command::new(strata_img)
+        .args(["convert", "-f", "raw", "-O", "qcow2"])
+        .args([&from, &to])
+        .status()
+        .map_err(words)?;
+    if !status.success() {
+        return Err(format!("{} convert: {status}", strata_img.display()));
+    }
+    fs::read(&to).map_err(words)
+}

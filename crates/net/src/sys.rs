@@ -4,6 +4,8 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+#[cfg(feature = "bridge")]
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -288,6 +290,33 @@ pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     check(flags)?;
     // SAFETY: F_SETFL takes its argument by value.
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) })
+}
+
+/// A socket that talks to the kernel's routing tables: nobody else's messages reach it.
+#[cfg(feature = "bridge")]
+pub(crate) fn route_socket() -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+    // SAFETY: socket takes its arguments by value.
+    let fd = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) };
+    check(fd)?;
+    // SAFETY: the descriptor is new, and owned by nobody.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: all bytes zero are a valid sockaddr_nl: no groups.
+    let mut kernel: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+    kernel.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+    let len = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+    // SAFETY: connect reads `len` bytes, which `kernel` has.
+    check(unsafe { libc::connect(fd, (&raw const kernel).cast(), len) })?;
+    Ok(socket)
+}
+
+/// Waits for a datagram and returns its length, of which `buffer` holds as much as it can.
+#[cfg(feature = "bridge")]
+pub(crate) fn receive_datagram(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    let (fd, to, len) = (socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len());
+    // SAFETY: `to` has room for `len` bytes.
+    let received = unsafe { libc::recv(fd, to, len, libc::MSG_TRUNC) };
+    usize::try_from(received).map_err(|_| io::Error::last_os_error())
 }
 
 /// Moves the calling thread into a new network namespace.

@@ -4,10 +4,8 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use netlink_packet_route::link::LinkFlags;
-
 use super::dns::Dns;
-use super::ipconfig::{Immovable, IpConfig, is_permanent};
+use super::ipconfig::{Immovable, IpConfig};
 use super::journal::{self, Journal, Lock, Operation, Record};
 use super::reach::{self, Goal};
 use super::{Change, Host, Report, persist};
@@ -119,7 +117,7 @@ impl Uplink {
         if config
             .addresses
             .iter()
-            .any(|address| !is_permanent(address))
+            .any(|address| !address.is_permanent())
         {
             report.notes.push(format!(
                 "{} has leased addresses, which were moved as they are: its DHCP client has to \
@@ -222,7 +220,7 @@ fn check_uplink(netlink: &mut Netlink, link: &Link) -> Result<(), Error> {
             master: master.map_or_else(|| index.to_string(), |master| master.name),
         });
     }
-    if link.flags.contains(LinkFlags::Loopback) || link.mac.len() != 6 {
+    if link.is_loopback() || link.mac.len() != 6 {
         return unfit("it is no Ethernet interface", "name a NIC");
     }
     if link.is_bridge() {

@@ -1,9 +1,7 @@
 //! Which bridges there are, and what hangs on them.
 
 use std::fs;
-use std::net::IpAddr;
 
-use netlink_packet_route::address::AddressAttribute;
 use serde::Serialize;
 
 use super::ipconfig::describe_address;
@@ -77,7 +75,7 @@ pub fn list() -> Result<Vec<Bridge>, Error> {
     let mut bridges = Vec::new();
     for link in links.iter().filter(|link| link.is_bridge()) {
         let mut addresses = netlink.addresses(link.index).map_err(failed)?;
-        addresses.retain(|address| !address.attributes.iter().any(is_link_local));
+        addresses.retain(|address| !address.is_v6_link_local());
         let of_bridge = |port: &&Link| port.master == Some(link.index);
         let mut ports: Vec<_> = links
             .iter()
@@ -96,10 +94,6 @@ pub fn list() -> Result<Vec<Bridge>, Error> {
     }
     bridges.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(bridges)
-}
-
-fn is_link_local(attribute: &AddressAttribute) -> bool {
-    matches!(attribute, AddressAttribute::Address(IpAddr::V6(ip)) if ip.is_unicast_link_local())
 }
 
 fn describe_port(port: &Link, taps: &[(String, Guest)]) -> Port {

@@ -38,7 +38,7 @@ mod create;
 mod delete;
 mod dns;
 mod files;
-mod ipconfig;
+pub(crate) mod ipconfig;
 mod journal;
 mod list;
 mod persist;

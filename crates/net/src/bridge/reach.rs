@@ -5,9 +5,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::neighbour::NeighbourState;
-
 use crate::netlink::Netlink;
 
 /// Between two looks at the kernel's tables.
@@ -86,24 +83,19 @@ pub(crate) fn wait(
 }
 
 fn is_reachable(netlink: &mut Netlink, index: u32, gateway: IpAddr) -> io::Result<bool> {
-    let state = netlink.neighbour(index, gateway)?;
-    Ok(state.is_some_and(|(state, _)| {
-        matches!(
-            state,
-            NeighbourState::Reachable | NeighbourState::Permanent | NeighbourState::Noarp
-        )
-    }))
+    let entry = netlink.neighbour(index, gateway)?;
+    Ok(entry.is_some_and(|entry| entry.is_reachable()))
 }
 
 /// Drops what the kernel remembers of a neighbour, unless somebody told it for good.
 fn forget(netlink: &mut Netlink, index: u32, gateway: IpAddr) -> io::Result<()> {
     match netlink.neighbour(index, gateway)? {
-        Some((NeighbourState::Permanent | NeighbourState::Noarp, _)) | None => Ok(()),
-        Some((_, entry)) => match netlink.change(RouteNetlinkMessage::DelNeighbour(entry), 0) {
+        Some(entry) if !entry.is_fixed() => match netlink.delete(&entry) {
             // It was forgotten in between.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
             other => other,
         },
+        _ => Ok(()),
     }
 }
 

@@ -146,3 +146,8 @@ pub(crate) fn send(input: &[u8]) {
     assert!(sent[4..] == *payload, "a frame leaves changed");
     assert!(!driver.needs_reset());
 }
+
+/// Whatever the kernel may answer about its tables.
+pub(crate) fn netlink(input: &[u8]) {
+    strata_net::test_utils::read_netlink(input);
+}

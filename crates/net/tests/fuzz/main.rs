@@ -39,3 +39,17 @@ fn stored_streams_find_nothing() {
 fn stored_frames_find_nothing() {
     replay("send", exercise::send);
 }
+
+#[test]
+fn stored_answers_of_netlink_find_nothing() {
+    replay("netlink", exercise::netlink);
+}
+
+#[test]
+fn answers_of_a_kernel_are_understood() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus/netlink");
+    for table in ["links", "addresses", "routes", "neighbours", "bridge"] {
+        let entries = strata_net::test_utils::read_netlink(&fs::read(corpus.join(table)).unwrap());
+        assert!(entries >= 2, "{table}: {entries}");
+    }
+}

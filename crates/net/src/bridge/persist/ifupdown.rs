@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::super::Host;
 use super::super::create::Uplink;
 use super::super::files::{FileContents, file_error};
-use super::super::ipconfig::{describe_address, is_permanent, is_static, route_parts};
+use super::super::ipconfig::{describe_address, is_static, route_parts};
 use crate::Error;
 
 /// The words that begin a stanza.
@@ -151,18 +151,12 @@ fn stanzas(bridge: &str, uplink: Option<&Uplink>) -> String {
     let permanent = |v6: bool| {
         uplink.into_iter().flat_map(move |uplink| {
             let addresses = uplink.config.addresses.iter();
-            addresses.filter(move |address| {
-                is_permanent(address)
-                    && (address.header.family == netlink_packet_route::AddressFamily::Inet6) == v6
-            })
+            addresses.filter(move |address| address.is_permanent() && address.is_v6() == v6)
         })
     };
     let leased = uplink.is_some_and(|uplink| {
         let mut addresses = uplink.config.addresses.iter();
-        addresses.any(|address| {
-            !is_permanent(address)
-                && address.header.family == netlink_packet_route::AddressFamily::Inet
-        })
+        addresses.any(|address| !address.is_permanent() && !address.is_v6())
     });
     let method = if leased { "dhcp" } else { "manual" };
     let _ = writeln!(text, "iface {bridge} inet {method}");
@@ -198,11 +192,10 @@ fn stanzas(bridge: &str, uplink: Option<&Uplink>) -> String {
             continue;
         }
         let (destination, gateway, metric) = route_parts(route);
-        let v6 = route.header.address_family == netlink_packet_route::AddressFamily::Inet6;
         let _ = write!(
             text,
             "    up ip {}route replace {}",
-            if v6 { "-6 " } else { "" },
+            if route.is_v6() { "-6 " } else { "" },
             destination.as_deref().unwrap_or("default")
         );
         if let Some(gateway) = gateway {

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use super::super::Host;
 use super::super::create::Uplink;
 use super::super::files::FileContents;
-use super::super::ipconfig::{describe_address, is_permanent, is_static, route_parts};
+use super::super::ipconfig::{describe_address, is_static, route_parts};
+use crate::netlink::Address;
 
 /// The files' names sort before those that a distribution or a person writes, because the first
 /// file that matches an interface counts.
@@ -61,12 +62,12 @@ fn network(uplink: Option<&Uplink>) -> String {
     let mut text = "[Network]\n".to_owned();
     let config = &uplink.config;
     let leased = |v6: bool| {
-        let family = |address: &&_| is_v6(address) == v6;
+        let family = |address: &&Address| address.is_v6() == v6;
         config
             .addresses
             .iter()
             .filter(family)
-            .any(|address| !is_permanent(address))
+            .any(|address| !address.is_permanent())
     };
     match (leased(false), leased(true)) {
         (true, true) => text.push_str("DHCP=yes\n"),
@@ -83,7 +84,7 @@ fn network(uplink: Option<&Uplink>) -> String {
     for address in config
         .addresses
         .iter()
-        .filter(|address| is_permanent(address))
+        .filter(|address| address.is_permanent())
     {
         let _ = writeln!(text, "Address={}", describe_address(address));
     }
@@ -101,10 +102,6 @@ fn network(uplink: Option<&Uplink>) -> String {
         }
     }
     text
-}
-
-fn is_v6(address: &netlink_packet_route::address::AddressMessage) -> bool {
-    address.header.family == netlink_packet_route::AddressFamily::Inet6
 }
 
 pub(super) fn delete(host: &Host, bridge: &str) -> Vec<FileContents> {

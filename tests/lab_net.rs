@@ -6,22 +6,34 @@ use strata_tests::{Config, Guest, Level1};
 const BRIDGE: &str = "modprobe bridge;ip link add br0 type bridge;ip link set br0 mtu 9000 up;\
                       ip addr add 10.0.0.1/24 dev br0";
 
-/// Boots a guest on the bridge, with the address 10.0.0.`number`.
-fn boot(level1: &Level1, number: u8) -> Guest<'_> {
-    let net = format!("bridge=br0,mac=52:54:00:00:00:{number:02x}");
-    let mut guest = level1.boot(&["--net", &net]).login();
-    guest.ask("ip link set eth0 up");
-    guest.ask(&format!("ip addr add 10.0.0.{number}/24 dev eth0"));
-    guest
-}
+/// MiB of random bytes that go from one guest to another.
+const DATA: u64 = 64;
 
-#[test]
-fn guests_on_a_bridge_reach_each_other_and_the_host() {
+fn level1() -> Level1 {
     let level1 = Level1::restore_with(Config {
         memory_mib: 2048,
         ..Config::default()
     });
     level1.sh(BRIDGE);
+    level1
+}
+
+/// Boots a guest on the bridge, with the address 10.0.0.`number`.
+fn boot(level1: &Level1, number: u8) -> Guest<'_> {
+    let net = format!("bridge=br0,mac=52:54:00:00:00:{number:02x}");
+    let mut guest = level1.boot(&["--net", &net, "--memory", "448M"]).login();
+    address(&mut guest, number);
+    guest
+}
+
+fn address(guest: &mut Guest<'_>, number: u8) {
+    guest.ask("ip link set eth0 up");
+    guest.ask(&format!("ip addr add 10.0.0.{number}/24 dev eth0"));
+}
+
+#[test]
+fn guests_on_a_bridge_reach_each_other_and_the_host() {
+    let level1 = level1();
     let mut one = boot(&level1, 2);
     let mut two = boot(&level1, 3);
     assert_eq!(
@@ -45,5 +57,58 @@ fn guests_on_a_bridge_reach_each_other_and_the_host() {
     one.power_off();
     // Its tap has gone with it.
     assert_eq!(level1.sh("ls -d /sys/class/net/br0/brif/*|wc -l"), "1");
+    two.power_off();
+}
+
+/// Lets a guest give and take its file over a connection. The programs have the socket itself: nc
+/// between a socket and a file ends with whichever of its two directions ends first.
+fn prepare(guest: &mut Guest<'_>) -> String {
+    guest.ask("printf '#!/bin/sh\ncat /tmp/data\n' >/bin/give");
+    guest.ask("printf '#!/bin/sh\ncat >/tmp/got\n' >/bin/take");
+    guest.ask("chmod 755 /bin/give /bin/take");
+    guest.ask(&format!(
+        "dd if=/dev/urandom of=/tmp/data bs=1M count={DATA} 2>/dev/null"
+    ));
+    guest.ask("wc -c </tmp/data;md5sum </tmp/data")
+}
+
+/// Sends a guest's file to another guest, 10.0.0.`number`; returns the bytes that arrived and their
+/// checksum.
+fn send(from: &mut Guest<'_>, to: &mut Guest<'_>, number: u8) -> String {
+    to.ask("{ nc -l -p 9 -e take & } 2>/dev/null");
+    to.ask("until netstat -ltn|grep -q :9; do usleep 100000; done");
+    from.ask(&format!("nc 10.0.0.{number} 9 -e give"));
+    to.ask("wait;wc -c </tmp/got;md5sum </tmp/got;rm /tmp/got")
+}
+
+#[test]
+fn what_a_guest_sends_arrives_as_it_is() {
+    let level1 = level1();
+    let mut one = boot(&level1, 2);
+    let mut two = boot(&level1, 3);
+    let expect = [prepare(&mut one), prepare(&mut two)];
+    for offloads in [true, false] {
+        for mtu in [9000, 1500] {
+            for guest in [&mut one, &mut two] {
+                guest.ask(&format!("ip link set eth0 mtu {mtu}"));
+            }
+            let what = format!("MTU {mtu}, offloads {offloads}");
+            let began = std::time::Instant::now();
+            let there = send(&mut one, &mut two, 3);
+            let back = send(&mut two, &mut one, 2);
+            eprintln!("{what}: {:?}", began.elapsed());
+            assert_eq!(there, expect[0], "{what}, there");
+            assert_eq!(back, expect[1], "{what}, back");
+        }
+        if offloads {
+            // The driver computes checksums and cuts segments by itself from now on.
+            for (guest, number) in [(&mut one, 2), (&mut two, 3)] {
+                guest.ask("rmmod virtio_net && insmod /modules/*-virtio_net.ko csum=0 gso=0");
+                address(guest, number);
+            }
+        }
+    }
+    assert_eq!(one.complaints() + &two.complaints(), "");
+    one.power_off();
     two.power_off();
 }

@@ -2,7 +2,9 @@
 
 use strata_memory::GuestMemory;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Address, Bytes, GuestAddress};
+use vm_memory::{
+    Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, VolatileMemory,
+};
 
 use crate::error::QueueError;
 use crate::segments::Segments;
@@ -114,9 +116,18 @@ impl Table {
             .addr
             .checked_add(u64::from(index) * u64::from(DESCRIPTOR_SIZE))
             .ok_or(QueueError::outside(self.addr, DESCRIPTOR_SIZE.into()))?;
-        memory
-            .read_obj(addr)
-            .map_err(|_| QueueError::outside(addr, DESCRIPTOR_SIZE.into()))
+        // What vm-memory offers for objects that may lie in two regions costs several times as much
+        // as this, for each buffer of each request; such a table still takes that way.
+        let whole = memory.to_region_addr(addr).and_then(|(region, offset)| {
+            let bytes = region.get_slice(offset, DESCRIPTOR_SIZE as usize).ok()?;
+            Some(bytes.get_ref::<Descriptor>(0).ok()?.load())
+        });
+        match whole {
+            Some(descriptor) => Ok(descriptor),
+            None => memory
+                .read_obj(addr)
+                .map_err(|_| QueueError::outside(addr, DESCRIPTOR_SIZE.into())),
+        }
     }
 
     /// The table that `descriptor` refers to (virtio 1.2, 2.7.5.3).

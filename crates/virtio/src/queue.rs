@@ -5,7 +5,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use strata_memory::GuestMemory;
 use virtio_queue::{Queue as SplitQueue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileMemory};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::chain::{Chain, Table};
@@ -191,22 +191,42 @@ impl Queue {
         if used.len() > usize::from(size) {
             return Err(self.used_ring_error());
         }
-        let mut next = self.ring.next_used();
-        for &(head, written) in others {
-            // The ring was checked when it was enabled (virtio 1.2, 2.7.8: 4 bytes, then elements
-            // of 8), and what is before `last` is published with it.
-            let offset = 4 + u64::from(next & (size - 1)) * 8;
-            let element = [u32::from(head).to_le(), written.to_le()];
-            self.memory
-                .write_obj(element, GuestAddress(self.ring.used_ring() + offset))
-                .map_err(|_| self.used_ring_error())?;
-            next = next.wrapping_add(1);
+        if !others.is_empty() {
+            self.write_used(others)?;
         }
-        self.ring.set_next_used(next);
         self.ring
             .add_used(&self.memory, last, written)
             .map_err(|_| self.used_ring_error())?;
         self.added = self.added.saturating_add(used.len() as u16);
+        Ok(())
+    }
+
+    /// Writes elements of the used ring that the driver does not look at before one more is added.
+    fn write_used(&mut self, used: &[(u16, u32)]) -> Result<(), Error> {
+        // The ring was checked when it was enabled (virtio 1.2, 2.7.8: 4 bytes, then elements of 8).
+        let elements = GuestAddress(self.ring.used_ring() + 4);
+        let mask = self.ring.size() - 1;
+        // The region is looked up once for all of them: a received frame may have dozens.
+        let len = 8 * usize::from(self.ring.size());
+        let slice = self.memory.get_slice(elements, len);
+        let mut next = self.ring.next_used();
+        for &(head, written) in used {
+            let offset = 8 * usize::from(next & mask);
+            let element = [u32::from(head).to_le(), written.to_le()];
+            match &slice {
+                Ok(ring) => ring
+                    .get_ref(offset)
+                    .map(|place| place.store(element))
+                    .map_err(|_| self.used_ring_error())?,
+                // It lies in two regions.
+                Err(_) => self
+                    .memory
+                    .write_obj(element, GuestAddress(elements.0 + offset as u64))
+                    .map_err(|_| self.used_ring_error())?,
+            }
+            next = next.wrapping_add(1);
+        }
+        self.ring.set_next_used(next);
         Ok(())
     }
 

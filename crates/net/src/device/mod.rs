@@ -5,6 +5,7 @@ mod control;
 pub mod features;
 mod rx;
 mod tx;
+mod waiting;
 mod worker;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,6 +1,5 @@
 //! From the host to the guest.
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,6 +7,7 @@ use std::sync::atomic::Ordering;
 use strata_virtio::{Chain, Error, Queue};
 
 use super::Shared;
+use super::waiting::Waiting;
 use super::worker::Served;
 use crate::sys::ReceiveList;
 use crate::{Endpoint, HEADER_LEN};
@@ -35,14 +35,12 @@ pub(super) struct Receiver {
     /// lie in several buffers.
     wanted: u64,
     /// Buffers in the list, and their bytes together.
-    waiting: VecDeque<Chain>,
+    waiting: Waiting<Chain>,
     capacity: u64,
     /// Bytes of a frame that was received and fills more buffers than there were: it waits for the
     /// driver to make more available, as frames behind it do.
     unplaced: Option<usize>,
     list: ReceiveList,
-    /// Chains for reuse, so that nothing is allocated for a frame.
-    spare: Vec<Chain>,
     used: Vec<(u16, u32)>,
 }
 
@@ -52,11 +50,10 @@ impl Receiver {
             shared,
             mergeable,
             wanted: if mergeable { wanted as u64 } else { 1 },
-            waiting: VecDeque::new(),
+            waiting: Waiting::default(),
             capacity: 0,
             unplaced: None,
             list: ReceiveList::new(),
-            spare: Vec::new(),
             used: Vec::new(),
         }
     }
@@ -156,9 +153,8 @@ impl Receiver {
     fn gather(&mut self, queue: &mut Queue) -> Result<bool, Error> {
         let needed = self.unplaced.map_or(1, |len| len as u64);
         while self.capacity < self.wanted.max(needed) && self.list.pieces() < MAX_PIECES {
-            let mut chain = self.spare.pop().unwrap_or_default();
-            if !queue.pop(&mut chain)? {
-                self.spare.push(chain);
+            let chain = self.waiting.spare();
+            if !queue.pop(chain)? {
                 if self.capacity >= needed {
                     break;
                 }
@@ -168,13 +164,13 @@ impl Receiver {
                 }
                 return Ok(false);
             }
-            self.check(&chain)?;
+            check(chain)?;
             if self.capacity < needed {
                 queue.disable_kicks()?;
             }
             self.capacity += chain.writable.len();
             self.list.append(chain.writable.iovecs());
-            self.waiting.push_back(chain);
+            self.waiting.keep();
         }
         if self.unplaced.is_some() {
             self.list.place();
@@ -182,28 +178,17 @@ impl Receiver {
         Ok(true)
     }
 
-    fn check(&self, chain: &Chain) -> Result<(), Error> {
-        if !chain.readable.is_empty() {
-            return Err(Error::Driver("a receive buffer that the device is to read"));
-        }
-        if chain.writable.len() < HEADER_LEN as u64 {
-            return Err(Error::Driver("a receive buffer shorter than a header"));
-        }
-        if chain.writable.iovecs().len() > MAX_PIECES_OF_BUFFER {
-            return Err(Error::Driver("a receive buffer in more than 256 pieces"));
-        }
-        Ok(())
-    }
-
     /// Gives the driver the frame of `len` bytes that lies in the first buffers.
     fn deliver(&mut self, queue: &mut Queue, len: usize) -> Result<(), Error> {
         self.used.clear();
         let mut left = len as u64;
         let mut pieces = 0;
-        for chain in &self.waiting {
-            let part = left.min(chain.writable.len());
+        for chain in self.waiting.iter() {
+            let room = chain.writable.len();
+            let part = left.min(room);
             chain.writable.mark_dirty(queue.memory(), part);
             pieces += chain.writable.iovecs().len();
+            self.capacity -= room;
             // A chain is shorter than 4 GiB.
             self.used.push((chain.head(), part as u32));
             left -= part;
@@ -211,22 +196,14 @@ impl Receiver {
                 break;
             }
         }
-        if let Some(first) = self.waiting.front_mut() {
+        if let Some(first) = self.waiting.first() {
             let count = (self.used.len() as u16).to_le();
             let memory = queue.memory();
-            self.capacity -= first.writable.len();
             first.writable.consume(NUM_BUFFERS);
             let written = first.writable.write_obj(memory, count);
             written.map_err(|error| queue.error(error))?;
         }
-        for index in 0..self.used.len() {
-            if let Some(chain) = self.waiting.pop_front() {
-                if index > 0 {
-                    self.capacity -= chain.writable.len();
-                }
-                self.spare.push(chain);
-            }
-        }
+        self.waiting.release(self.used.len());
         self.list.consume(pieces);
         queue.push_all(&self.used)
     }
@@ -234,10 +211,10 @@ impl Receiver {
     /// Puts the buffers back that hold no frame. One that waited for more of them is lost, as it may
     /// be on a network: half of it lies in them.
     pub(super) fn drain(&mut self, queue: &mut Queue) {
-        for chain in self.waiting.drain(..) {
+        for _ in self.waiting.iter() {
             queue.unpop();
-            self.spare.push(chain);
         }
+        self.waiting.release(usize::MAX);
         self.capacity = 0;
         self.list.consume(usize::MAX);
         if self.unplaced.take().is_some() {
@@ -247,4 +224,17 @@ impl Receiver {
                 .fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+fn check(chain: &Chain) -> Result<(), Error> {
+    if !chain.readable.is_empty() {
+        return Err(Error::Driver("a receive buffer that the device is to read"));
+    }
+    if chain.writable.len() < HEADER_LEN as u64 {
+        return Err(Error::Driver("a receive buffer shorter than a header"));
+    }
+    if chain.writable.iovecs().len() > MAX_PIECES_OF_BUFFER {
+        return Err(Error::Driver("a receive buffer in more than 256 pieces"));
+    }
+    Ok(())
 }

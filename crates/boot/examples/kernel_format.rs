@@ -1,6 +1,6 @@
 //! Says what a kernel file is and how it would be booted.
 //!
-//! `cargo run -p strata-boot --example inspect -- KERNEL [DENSE]` also writes the dense ELF form to
+//! `cargo run -p strata-boot --example kernel_format -- KERNEL [DENSE]` also writes the dense ELF form to
 //! DENSE. Without arguments it inspects a small bzImage that it makes itself.
 
 use std::error::Error;

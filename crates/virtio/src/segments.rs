@@ -86,6 +86,23 @@ impl Segments {
         self.addrs.truncate(index);
     }
 
+    /// Moves the first `len` bytes, or all if there are less, to `front`, which has nothing else
+    /// then: for a header that can only be written when what follows it is known.
+    pub fn split_front(&mut self, len: u64, front: &mut Self) {
+        front.clear();
+        for (mut part, addr) in self.iovecs().iter().copied().zip(&self.addrs[self.first..]) {
+            let left = len - front.len;
+            if left == 0 {
+                break;
+            }
+            part.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+            front.len += part.len() as u64;
+            front.iovecs.push(part);
+            front.addrs.push(*addr);
+        }
+        self.consume(front.len);
+    }
+
     /// Takes the last byte off and returns its guest-physical address: where a block device's
     /// status goes.
     ///

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use strata_virtio::features::RING_EVENT_IDX;
 use strata_virtio::test_utils::{Buffer, MockDriver};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -26,9 +25,6 @@ pub struct MockNic {
     tx_free: Vec<u64>,
     /// The send buffer of each chain, by its head.
     tx_busy: BTreeMap<u16, u64>,
-    /// Chains made available in each queue, and how many of them at its last kick.
-    added: BTreeMap<u16, u16>,
-    kicked: BTreeMap<u16, u16>,
 }
 
 impl MockNic {
@@ -44,13 +40,11 @@ impl MockNic {
             rx_at,
             tx_free: (0..TX_SLOTS).map(|slot| tx_at + slot * TX_SLOT).collect(),
             tx_busy: BTreeMap::new(),
-            added: BTreeMap::new(),
-            kicked: BTreeMap::new(),
         };
         for slot in 0..RX_SLOTS {
             nic.offer(nic.rx_at + slot * u64::from(rx_len));
         }
-        nic.kick_queue(RX);
+        nic.driver.kick(RX);
         nic
     }
 
@@ -60,8 +54,6 @@ impl MockNic {
     }
 
     fn add(&mut self, queue: u16, chain: &[Buffer]) -> u16 {
-        let added = self.added.entry(queue).or_default();
-        *added = added.wrapping_add(1);
         self.driver.queue(queue).add(chain).unwrap()
     }
 
@@ -126,24 +118,7 @@ impl MockNic {
 
     /// Kicks the send queue, if the device wants to know.
     pub fn kick(&mut self) {
-        self.kick_queue(TX);
-    }
-
-    /// Kicks as Linux does: only if the device wants it (virtio 1.2 §2.7.10).
-    fn kick_queue(&mut self, queue: u16) {
-        let new = self.added.get(&queue).copied().unwrap_or(0);
-        let old = self.kicked.insert(queue, new).unwrap_or(0);
-        let event_idx = self.driver.accepted() & RING_EVENT_IDX != 0;
-        let ring = self.driver.queue(queue);
-        let wanted = if event_idx {
-            let since = new.wrapping_sub(ring.avail_event()).wrapping_sub(1);
-            since < new.wrapping_sub(old)
-        } else {
-            ring.used_flags() & 1 == 0
-        };
-        if wanted {
-            self.driver.kick(queue);
-        }
+        self.driver.kick(TX);
     }
 
     /// Sends a frame.
@@ -163,7 +138,7 @@ impl MockNic {
             frame.extend_from_slice(&rest);
         }
         assert!(frame.len() >= HEADER_LEN);
-        self.kick_queue(RX);
+        self.driver.kick(RX);
         Some(frame)
     }
 
@@ -190,7 +165,7 @@ impl MockNic {
             any = true;
         }
         if any {
-            self.kick_queue(RX);
+            self.driver.kick(RX);
         }
         any
     }
@@ -217,7 +192,7 @@ impl MockNic {
             });
         }
         self.add(queue, &chain);
-        self.kick_queue(queue);
+        self.driver.kick(queue);
         self.driver.wait_used(queue);
         let mut answer = [0];
         memory.read_slice(&mut answer, GuestAddress(ack)).unwrap();

@@ -301,8 +301,21 @@ impl MockDriver {
             .expect("a free descriptor")
     }
 
-    /// Kicks a queue, by its ioeventfd or, if there is none, by an access that exits.
-    pub fn kick(&self, queue: u16) {
+    /// Kicks a queue if its device wants to know of what was added since the last kick, as a stock
+    /// driver does (virtio 1.2, 2.7.10 and 2.7.7.1), and says whether it did. A device that does not
+    /// ask again, by [`Queue::enable_kicks`](crate::Queue::enable_kicks), hears of nothing more.
+    pub fn kick(&mut self, queue: u16) -> bool {
+        let event_idx = self.accepted & features::RING_EVENT_IDX != 0;
+        let wanted = self.queue(queue).wants_kick(event_idx);
+        if wanted {
+            self.force_kick(queue);
+        }
+        wanted
+    }
+
+    /// Kicks a queue, wanted or not, set up or not: by its ioeventfd or, if there is none, by an
+    /// access that exits.
+    pub fn force_kick(&self, queue: u16) {
         let address = self.notify_address(queue);
         if !self.binder.signal(address) {
             self.write(address, &queue.to_le_bytes());

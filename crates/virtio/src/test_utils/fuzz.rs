@@ -28,7 +28,7 @@ pub fn fuzz_queues(driver: &mut MockDriver, input: &[u8]) {
                 let at = GuestAddress(0x1000 + place);
                 driver.memory().write_slice(data, at).unwrap();
             }
-            3 => driver.kick((place % 5) as u16),
+            3 => driver.force_kick((place % 5) as u16),
             4 => {
                 let mut bytes = [0; 8];
                 let bytes = &mut bytes[..data.len()];

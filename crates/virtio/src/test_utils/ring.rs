@@ -16,6 +16,9 @@ pub mod flags {
     pub const INDIRECT: u16 = 4;
 }
 
+/// VIRTQ_USED_F_NO_NOTIFY (virtio 1.2, 2.7.8).
+const NO_NOTIFY: u16 = 1;
+
 /// A buffer in guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Buffer {
@@ -43,6 +46,8 @@ pub struct MockQueue {
     /// The descriptors and buffers of each chain, by head.
     chains: BTreeMap<u16, (Vec<u16>, Vec<Buffer>)>,
     next_avail: u16,
+    /// `next_avail` at the last kick, whether the device wanted it or not.
+    kicked: u16,
     next_used: u16,
 }
 
@@ -68,6 +73,7 @@ impl MockQueue {
             free: (0..size).rev().collect(),
             chains: BTreeMap::new(),
             next_avail: 0,
+            kicked: 0,
             next_used: 0,
         }
     }
@@ -185,6 +191,18 @@ impl MockQueue {
     pub fn used_flags(&self) -> u16 {
         fence(Ordering::SeqCst);
         self.load(self.used_ring)
+    }
+
+    /// Whether the device wants a kick for what became available since the last call.
+    pub(super) fn wants_kick(&mut self, event_idx: bool) -> bool {
+        let (old, new) = (self.kicked, self.next_avail);
+        self.kicked = new;
+        if event_idx {
+            // The index at which it wants one is among those that were added.
+            new.wrapping_sub(self.avail_event()).wrapping_sub(1) < new.wrapping_sub(old)
+        } else {
+            self.used_flags() & NO_NOTIFY == 0
+        }
     }
 
     /// How many chains the device has given back in all, modulo 2¹⁶.

@@ -46,7 +46,7 @@ fn a_broken_worker_breaks_its_device_once_and_tells_the_driver() {
     let probe = Probe::new();
     let mut driver = busy(&probe);
     probe.fail.store(true, Ordering::SeqCst);
-    driver.kick(1);
+    driver.force_kick(1);
     driver.wait_needs_reset();
     assert!(driver.wait_interrupt(0, Duration::from_secs(10)));
     assert_eq!(driver.read_isr(), 2, "a configuration change");
@@ -74,7 +74,7 @@ fn a_broken_worker_finishes_what_is_in_flight() {
     let probe = Probe::new();
     let mut driver = busy(&probe);
     probe.fail.store(true, Ordering::SeqCst);
-    driver.kick(0);
+    driver.force_kick(0);
     driver.wait_needs_reset();
     driver.wait_until("it is drained", |_| count(&probe.drains) == 1);
     driver.wait_until("it is finished", |_| count(&probe.in_flight) == 0);

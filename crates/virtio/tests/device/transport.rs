@@ -36,7 +36,7 @@ fn a_queue_that_was_left_out_can_not_be_enabled_later() {
     let enabled: u16 = driver.read_common(0x1c);
     let size: u16 = driver.read_common(0x18);
     assert_eq!((enabled, size), (0, 256));
-    driver.kick(1);
+    driver.force_kick(1);
     assert_eq!(driver.request(0, &[b"alive"], &[5]).written, b"alive");
 }
 

@@ -211,7 +211,7 @@ pub(super) fn random(driver: &mut MockDriver, queue: u16) {
                     .write_descriptor_at(TABLE, index, descriptor);
             }
             driver.queue(queue).publish((numbers.next() % 8) as u16);
-            driver.kick(queue);
+            driver.force_kick(queue);
         }
         driver.reset();
     }
@@ -264,7 +264,7 @@ pub(super) fn changing(driver: &mut MockDriver, queue: u16) {
             }
         });
         for _ in 0..50 {
-            driver.kick(queue);
+            driver.force_kick(queue);
             std::thread::sleep(Duration::from_micros(200));
             if driver.needs_reset() {
                 driver.start(u64::MAX);

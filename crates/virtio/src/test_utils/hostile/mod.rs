@@ -48,7 +48,7 @@ pub fn hostile_suite(make: impl Fn() -> Box<dyn Device>) -> Vec<Outcome> {
         for case in chains::CASES {
             driver.start(u64::MAX);
             (case.build)(&mut driver, queue);
-            driver.kick(queue);
+            driver.force_kick(queue);
             outcomes.push(Outcome {
                 queue: Some(queue),
                 case: case.name,

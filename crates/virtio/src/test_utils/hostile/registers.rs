@@ -62,7 +62,7 @@ pub(super) fn places(driver: &mut MockDriver, queue: u16) -> Vec<Outcome> {
         driver.negotiate(u64::MAX);
         driver.write_queue(queue, *size, *rings);
         driver.driver_ok();
-        driver.kick(queue);
+        driver.force_kick(queue);
         let broken = driver.needs_reset();
         assert!(broken, "{case}: queue {queue} was taken");
         outcomes.push(Outcome {
@@ -85,7 +85,7 @@ fn rings_upon_each_other(driver: &mut MockDriver, queue: u16) {
     driver.write_queue(queue, size, [0x10_0000; 3]);
     driver.driver_ok();
     for _ in 0..10 {
-        driver.kick(queue);
+        driver.force_kick(queue);
     }
     starts_again(driver, "rings upon each other");
 }
@@ -171,14 +171,14 @@ pub(super) fn config_space(driver: &mut MockDriver) {
 pub(super) fn kicks(driver: &mut MockDriver) {
     driver.negotiate(u64::MAX);
     for queue in [0, 1, 2, 1000] {
-        driver.kick(queue);
+        driver.force_kick(queue);
     }
     for queue in 0..driver.num_queues() {
         driver.set_up_queue(queue, None);
-        driver.kick(queue);
+        driver.force_kick(queue);
     }
     driver.driver_ok();
-    driver.kick(1000);
+    driver.force_kick(1000);
     assert!(!driver.needs_reset());
     starts_again(driver, "early kicks");
 }
@@ -191,7 +191,7 @@ pub(super) fn resets_in_flight(driver: &mut MockDriver) {
             for _ in 0..driver.queue(queue).size().min(16) / 4 {
                 driver.add(queue, &[&round.to_le_bytes(), &[0; 64]], &[4096, 1]);
             }
-            driver.kick(queue);
+            driver.force_kick(queue);
         }
         if round % 3 == 0 {
             std::thread::sleep(std::time::Duration::from_micros(u64::from(round) * 20));

@@ -1,13 +1,14 @@
 //! The device's registers.
 
+use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use strata_virtio::{Activation, Assignment, ConfigInterrupt, Device, DeviceType, Error};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::port::Port;
+use crate::port::{Port, Stream};
 use crate::worker::ConsoleWorker;
 
 /// Ports that a console may have.
@@ -21,15 +22,28 @@ pub(crate) const MULTIPORT: u64 = 1 << 1;
 const QUEUE: u16 = 128;
 
 /// What the device, its worker and its handles share.
-#[derive(Debug)]
 pub(crate) struct Shared {
     /// Columns in the lower half, rows in the upper.
     pub(crate) size: AtomicU32,
-    pub(crate) resized: EventFd,
+    /// Whether the guest has yet to hear of the size.
+    pub(crate) resized: AtomicBool,
+    /// Streams that are to be the host's ends of ports, by port.
+    pub(crate) arrived: Mutex<Vec<Option<Box<dyn Stream>>>>,
+    /// Tells the worker of a new size, and of streams.
+    pub(crate) news: EventFd,
     change: OnceLock<ConfigInterrupt>,
 }
 
-/// Tells the guest how large its console is.
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = self.size.load(Ordering::Relaxed);
+        f.debug_struct("Shared")
+            .field("size", &size)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A console's owner's side: how large it is, and who is at the host's ends.
 #[derive(Clone, Debug)]
 pub struct ConsoleHandle(Arc<Shared>);
 
@@ -41,10 +55,25 @@ impl ConsoleHandle {
     pub fn resize(&self, columns: u16, rows: u16) -> io::Result<()> {
         let size = u32::from(columns) | u32::from(rows) << 16;
         self.0.size.store(size, Ordering::Release);
+        self.0.resized.store(true, Ordering::Release);
         if let Some(change) = self.0.change.get() {
             change.changed();
         }
-        self.0.resized.write(1)
+        self.0.news.write(1)
+    }
+
+    /// Puts `stream` at the host's end of the port with this index, in place of whoever was there:
+    /// that stream is closed.
+    ///
+    /// # Errors
+    /// For a port that there is not, and where the worker can not be told.
+    pub fn connect(&self, port: usize, stream: impl Stream + 'static) -> io::Result<()> {
+        let arrived = &self.0.arrived;
+        let mut arrived = arrived.lock().unwrap_or_else(PoisonError::into_inner);
+        let no_port = || io::Error::new(io::ErrorKind::NotFound, "the console has no such port");
+        *arrived.get_mut(port).ok_or_else(no_port)? = Some(Box::new(stream));
+        drop(arrived);
+        self.0.news.write(1)
     }
 }
 
@@ -79,7 +108,9 @@ impl Console {
         let queues = if simple { 2 } else { 2 * count + 2 };
         let shared = Shared {
             size: AtomicU32::new(0),
-            resized: EventFd::new(EFD_NONBLOCK)?,
+            resized: AtomicBool::new(false),
+            arrived: Mutex::new((0..count).map(|_| None).collect()),
+            news: EventFd::new(EFD_NONBLOCK)?,
             change: OnceLock::new(),
         };
         Ok(Self {
@@ -90,7 +121,7 @@ impl Console {
         })
     }
 
-    /// A handle for whoever knows the terminal's size.
+    /// A handle for whoever knows the terminal's size, or who connects.
     pub fn handle(&self) -> ConsoleHandle {
         ConsoleHandle(Arc::clone(&self.shared))
     }

@@ -21,8 +21,8 @@ pub struct Port {
     /// What a guest finds it by (`/dev/virtio-ports/NAME`), at most 255 bytes; empty for a console,
     /// which becomes `hvc0` and so on.
     pub name: String,
-    /// The host's end.
-    pub stream: Box<dyn Stream>,
+    /// The host's end. Without one the port takes all and gives nothing.
+    pub stream: Option<Box<dyn Stream>>,
 }
 
 impl Port {
@@ -35,7 +35,16 @@ impl Port {
     pub fn named(name: &str, stream: impl Stream + 'static) -> Self {
         Self {
             name: name.to_owned(),
-            stream: Box::new(stream),
+            stream: Some(Box::new(stream)),
+        }
+    }
+
+    /// A named port, or a console where the name is empty, whose host's end
+    /// [comes later](crate::ConsoleHandle::connect).
+    pub fn unconnected(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            stream: None,
         }
     }
 }

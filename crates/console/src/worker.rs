@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use strata_virtio::{Chain, Context, Error, EventSet, Queue, Worker};
 
 use crate::control::{self, Control};
 use crate::device::{MAX_PORTS, Shared, lock};
-use crate::port::Port;
+use crate::port::{Port, Stream};
 
 /// Buffers that are served before other events have their turn.
 const BATCH: usize = 16;
@@ -20,8 +20,8 @@ const MAX_AT_ONCE: u64 = 1 << 20;
 /// Control messages that wait for room, at most: a guest that provokes more without taking any is
 /// broken.
 const MAX_WAITING: usize = 4 * MAX_PORTS;
-/// The token of the resize event; ports have their indices.
-const RESIZED: u32 = MAX_PORTS as u32;
+/// The token of the handles' event; ports have their indices.
+const NEWS: u32 = MAX_PORTS as u32;
 
 /// What a queue is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +68,22 @@ struct Line {
 }
 
 impl Line {
+    /// Puts a stream at the host's end and returns the one that was there.
+    fn connect(&mut self, stream: Box<dyn Stream>) -> Option<Box<dyn Stream>> {
+        self.readable = true;
+        self.ended = false;
+        self.blocked = false;
+        self.port.stream.replace(stream)
+    }
+
+    fn watch(&mut self, token: u32, context: &mut Context<'_>) -> Result<(), Error> {
+        self.watched = self.events();
+        match &self.port.stream {
+            Some(stream) => context.watch(&stream.as_raw_fd(), self.watched, token),
+            None => Ok(()),
+        }
+    }
+
     fn events(&self) -> EventSet {
         let mut events = EventSet::empty();
         // Level triggered: watched for what could be used, or it would spin.
@@ -104,10 +120,10 @@ impl ConsoleWorker {
         queues: &[Queue],
     ) -> Self {
         let lines = ports.into_iter().map(|port| Line {
-            port,
             open: !multiport,
             readable: true,
-            ended: false,
+            ended: port.stream.is_none(),
+            port,
             blocked: false,
             written: 0,
             watched: EventSet::empty(),
@@ -136,9 +152,11 @@ impl ConsoleWorker {
         if events == line.watched {
             return Ok(());
         }
+        let Some(stream) = &line.port.stream else {
+            return Ok(());
+        };
         line.watched = events;
-        let fd = line.port.stream.as_raw_fd();
-        context.rewatch(&fd, events, port as u32)
+        context.rewatch(&stream.as_raw_fd(), events, port as u32)
     }
 
     /// Moves bytes from a port's stream into the guest's buffers.
@@ -162,7 +180,11 @@ impl ConsoleWorker {
             if room == 0 {
                 return Err(Error::Driver("a receive buffer without room"));
             }
-            match line.port.stream.read(&mut bytes[..room]) {
+            let Some(stream) = &mut line.port.stream else {
+                queue.unpop();
+                break;
+            };
+            match stream.read(&mut bytes[..room]) {
                 Ok(0) => {
                     line.ended = true;
                     queue.unpop();
@@ -297,6 +319,44 @@ impl ConsoleWorker {
         Ok(())
     }
 
+    /// The stream that has come for a port, if there is one.
+    fn arrived(&self, port: usize) -> Option<Box<dyn Stream>> {
+        let arrived = &self.shared.arrived;
+        let mut arrived = arrived.lock().unwrap_or_else(PoisonError::into_inner);
+        arrived.get_mut(port).and_then(Option::take)
+    }
+
+    /// Puts the streams that have come at the host's ends.
+    fn connect_arrived(&mut self, context: &mut Context<'_>) -> Result<(), Error> {
+        for port in 0..self.lines.len() {
+            let Some(stream) = self.arrived(port) else {
+                continue;
+            };
+            let line = &mut self.lines[port];
+            if let Some(old) = line.connect(stream) {
+                context.unwatch(&old.as_raw_fd())?;
+            }
+            line.watch(port as u32, context)?;
+            self.transmit(port, context)?;
+            self.receive(port, context)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the guest its consoles' size if it is new.
+    fn resize(&mut self, context: &mut Context<'_>) -> Result<(), Error> {
+        if !self.shared.resized.swap(false, Ordering::AcqRel) || !self.multiport {
+            return Ok(());
+        }
+        for port in 0..self.lines.len() {
+            let line = &self.lines[port];
+            if line.open && line.port.name.is_empty() {
+                self.tell_size(port as u32)?;
+            }
+        }
+        self.send(context)
+    }
+
     /// Gives the guest the control messages that it has room for.
     fn send(&mut self, context: &mut Context<'_>) -> Result<(), Error> {
         let Some(queue) = self.queue(Role::ControlReceive, context) else {
@@ -352,8 +412,11 @@ fn write_chain(line: &mut Line, chain: &mut Chain, queue: &mut Queue) -> Result<
 
 /// Bytes that the stream took; `None` if it takes none now. Nobody at its other end takes all.
 fn write(line: &mut Line, bytes: &[u8]) -> Option<usize> {
+    let Some(stream) = &mut line.port.stream else {
+        return Some(bytes.len());
+    };
     loop {
-        let result: io::Result<usize> = line.port.stream.write(bytes);
+        let result: io::Result<usize> = stream.write(bytes);
         match result {
             Ok(count) if count > 0 => return Some(count),
             Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
@@ -365,11 +428,13 @@ fn write(line: &mut Line, bytes: &[u8]) -> Option<usize> {
 
 impl Worker for ConsoleWorker {
     fn start(&mut self, context: &mut Context<'_>) -> Result<(), Error> {
-        context.watch(&self.shared.resized, EventSet::IN, RESIZED)?;
-        for (line, token) in self.lines.iter_mut().zip(0..) {
-            line.watched = line.events();
-            let fd = line.port.stream.as_raw_fd();
-            context.watch(&fd, line.watched, token)?;
+        context.watch(&self.shared.news, EventSet::IN, NEWS)?;
+        for port in 0..self.lines.len() {
+            // Before the guest's first bytes, which would be for nobody.
+            let stream = self.arrived(port);
+            let line = &mut self.lines[port];
+            stream.and_then(|stream| line.connect(stream));
+            line.watch(port as u32, context)?;
         }
         Ok(())
     }
@@ -389,17 +454,10 @@ impl Worker for ConsoleWorker {
         events: EventSet,
         context: &mut Context<'_>,
     ) -> Result<(), Error> {
-        if token == RESIZED {
-            let _ = self.shared.resized.read();
-            let consoles = self.lines.iter().zip(0..);
-            let consoles = consoles.filter(|(line, _)| line.open && line.port.name.is_empty());
-            let consoles: Vec<u32> = consoles.map(|(_, port)| port).collect();
-            if self.multiport {
-                consoles
-                    .into_iter()
-                    .try_for_each(|port| self.tell_size(port))?;
-            }
-            return self.send(context);
+        if token == NEWS {
+            let _ = self.shared.news.read();
+            self.connect_arrived(context)?;
+            return self.resize(context);
         }
         let port = token as usize;
         let Some(line) = self.lines.get_mut(port) else {

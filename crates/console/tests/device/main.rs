@@ -132,6 +132,45 @@ fn a_terminals_size_is_told() {
     assert_eq!(driver.read_config::<u32>(0), 132 | 50 << 16);
 }
 
+#[test]
+fn who_is_at_the_hosts_end_may_come_and_go() {
+    let console = Console::new(vec![Port::unconnected("")]).unwrap();
+    let handle = console.handle();
+    assert!(handle.connect(1, pair().1).is_err());
+    let mut driver = MockDriver::new(Box::new(console));
+    assert_eq!(driver.num_queues(), 2);
+    // Before the driver, with it, and again.
+    let (mut first, end) = pair();
+    handle.connect(0, end).unwrap();
+    driver.start(u64::MAX);
+    for round in 0..3 {
+        driver.request(1, &[b"heard"], &[]);
+        assert_eq!(read(&mut first, 5), b"heard", "{round}");
+        first.write_all(b"said").unwrap();
+        assert_eq!(bytes(&driver.request(0, &[], &[64])), b"said");
+        let (next, end) = pair();
+        handle.connect(0, end).unwrap();
+        // The one before is closed, and holds nothing.
+        assert_eq!(first.read(&mut [0]).unwrap(), 0);
+        first = next;
+    }
+    drop(first);
+    driver.request(1, &[b"to nobody"], &[]);
+    let (mut last, end) = pair();
+    handle.connect(0, end).unwrap();
+    last.write_all(b"back").unwrap();
+    assert_eq!(bytes(&driver.request(0, &[], &[64])), b"back");
+}
+
+#[test]
+fn a_port_without_anybody_takes_all() {
+    let console = Console::new(vec![Port::unconnected("agent")]).unwrap();
+    let mut driver = MockDriver::new(Box::new(console));
+    driver.start(u64::MAX);
+    driver.request(1, &[b"to nobody"], &[]);
+    assert!(!driver.needs_reset());
+}
+
 fn control(port: u32, event: u16, value: u16) -> [u8; 8] {
     let mut message = [0; 8];
     message[..4].copy_from_slice(&port.to_le_bytes());

@@ -23,10 +23,19 @@ impl<'a> Disks<'a> {
     /// When it can not be built or brought.
     #[track_caller]
     pub fn new(level1: &'a Level1) -> Self {
+        Self::with_packages(level1, &[])
+    }
+
+    /// As [`new`](Self::new), with these packages of Debian in the image.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
+    #[track_caller]
+    pub fn with_packages(level1: &'a Level1, packages: &[&str]) -> Self {
         let cache = Cache::of_user(Runner::new(|step| eprintln!("mkimage: {step}"), false));
-        let request = Request::new(Suite::Bookworm, Variant::Test);
-        let image = cache
-            .image(&request, Freshness::Cached)
+        let image = Request::new(Suite::Bookworm, Variant::Test)
+            .with_packages(packages)
+            .and_then(|request| cache.image(&request, Freshness::Cached))
             .unwrap_or_else(|error| panic!("{error}"));
         let put = |path: &Path, name: &str, permissions| {
             let contents = fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));

@@ -36,6 +36,20 @@ pub enum Error {
     /// Two devices have one name.
     #[error("two devices have the id {0}: give one of them another")]
     TakenId(String),
+    /// Two consoles are on standard input and output.
+    #[error(
+        "two consoles are on standard input and output: give one of them null, file=PATH or unix=PATH"
+    )]
+    StdioTaken,
+    /// The guest is asked for all of its memory.
+    #[error("a balloon of {0} leaves nothing of {1} of memory: ask for less")]
+    BalloonSize(strata_memory::MemorySize, strata_memory::MemorySize),
+    /// The virtio console can not be.
+    #[error("the virtio console can not be made: {0}")]
+    Console(io::Error),
+    /// The socket device.
+    #[error(transparent)]
+    Vsock(#[from] strata_vsock::Error),
     /// The kernel can not run on this kind of KVM.
     #[error(
         "this host's KVM is of the PVM kind, on which a stock Linux kernel does not boot: use the \

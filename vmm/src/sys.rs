@@ -51,6 +51,16 @@ pub(crate) fn terminal_restore() {
     }
 }
 
+/// Columns and rows of the terminal on standard input, if it is one and knows them.
+pub(crate) fn terminal_size() -> Option<(u16, u16)> {
+    let mut size = MaybeUninit::<libc::winsize>::zeroed();
+    // SAFETY: TIOCGWINSZ writes one winsize, or fails.
+    let status = unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCGWINSZ, size.as_mut_ptr()) };
+    // SAFETY: a winsize is four numbers, initialized as zeroes.
+    let size = unsafe { size.assume_init() };
+    (status == 0 && size.ws_col != 0).then_some((size.ws_col, size.ws_row))
+}
+
 extern "C" fn restore_and_die(signal: libc::c_int) {
     terminal_restore();
     // SAFETY: raise is async-signal-safe; SA_RESETHAND has put the default action back, so that

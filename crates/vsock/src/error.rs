@@ -22,7 +22,10 @@ pub enum Error {
         max: usize,
     },
     /// The host's socket can not be made.
-    #[error("the socket {path} can not be made: {source}", path = path.display())]
+    #[error(
+        "the socket {path} can not be made: {source}; name a path that does not exist yet, in a \
+         directory that does", path = path.display()
+    )]
     Bind {
         /// Its path.
         path: PathBuf,

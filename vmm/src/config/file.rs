@@ -41,6 +41,11 @@ impl PartialConfig {
             files.meta_data = files.meta_data.take().map(join);
             files.network_config = files.network_config.take().map(join);
         }
+        if let Some(vsock) = &mut self.vsock {
+            vsock.socket = dir.join(&vsock.socket);
+        }
+        let ports = self.virtio_console.into_iter();
+        self.virtio_console = ports.map(|port| port.map_path(join)).collect();
         self.serial = self.serial.map(|serial| serial.map_path(join));
         self
     }
@@ -99,13 +104,18 @@ mod tests {
     fn relative_paths_start_at_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vm.toml");
-        std::fs::write(&path, "kernel = 'vmlinuz'\nserial = 'unix=con'").unwrap();
+        let text = "kernel = 'vmlinuz'\nserial = 'unix=con'\nvsock = 'cid=3,socket=v'\n\
+                    virtio-console = ['port=a:unix=a']";
+        std::fs::write(&path, text).unwrap();
         let config = PartialConfig::from_file(&path).unwrap();
         assert_eq!(config.kernel, Some(dir.path().join("vmlinuz")));
         assert_eq!(
             config.serial,
             Some(SerialTarget::Unix(dir.path().join("con")))
         );
+        assert_eq!(config.vsock.unwrap().socket, dir.path().join("v"));
+        let target = SerialTarget::Unix(dir.path().join("a"));
+        assert_eq!(config.virtio_console[0].target, target);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A machine's configuration: one schema for the command line and for configuration files.
 
+mod balloon;
 mod cloud_init;
 mod disk;
 mod file;
@@ -7,6 +8,8 @@ mod memory;
 mod net;
 mod options;
 mod serial;
+mod virtio_console;
+mod vsock;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -16,17 +19,23 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use strata_vcpu::CpuModel;
 
+pub use balloon::BalloonConfig;
 pub use cloud_init::CloudInitConfig;
 pub use disk::DiskConfig;
 pub use memory::{HugePages, MemoryConfig};
 pub use net::NetConfig;
 pub use serial::SerialTarget;
+pub use virtio_console::ConsolePort;
+pub use vsock::VsockConfig;
 
 use crate::error::Error;
 
 /// The kernel's command line where none is given: a console on the serial port, and a panic
 /// that ends the guest instead of halting it forever.
 pub const DEFAULT_CMDLINE: &str = "console=ttyS0 panic=-1";
+
+/// The same, where the virtio console is the one on the terminal.
+pub const DEFAULT_HVC_CMDLINE: &str = "console=hvc0 panic=-1";
 
 /// The most vCPUs a machine may have: APIC id 255 is the broadcast address.
 pub const MAX_CPUS: u32 = 254;
@@ -110,6 +119,21 @@ pub struct PartialConfig {
     /// Give the guest random numbers of the host's (virtio-rng)
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub rng: Option<bool>,
+    /// A memory balloon: how much the guest gives at its start, and options behind it:
+    /// deflate-on-oom=on or off, free-page-reporting=on or off [default of each: on]
+    #[arg(long, num_args = 0..=1, default_missing_value = "0", value_name = "SIZE[,...]")]
+    #[serde(default, deserialize_with = "options::deserialize_option")]
+    pub balloon: Option<BalloonConfig>,
+    /// A virtio console, hvc0 in the guest, or with port=NAME: before it a port for a program of
+    /// the guest's; its far end as for --serial
+    #[arg(long, value_name = "[port=NAME:]TARGET")]
+    #[serde(default)]
+    pub virtio_console: Vec<ConsolePort>,
+    /// Sockets between guest and host: cid=N,socket=PATH; connect to PATH and say "CONNECT PORT",
+    /// or listen at PATH_PORT
+    #[arg(long, value_name = "cid=N,socket=PATH")]
+    #[serde(default, deserialize_with = "options::deserialize_option")]
+    pub vsock: Option<VsockConfig>,
     /// What the guest does at its first boot, by cloud-init: a file of user-data, and, where they
     /// are needed, of meta-data and network-config
     #[arg(long, value_name = "FILE[,FILE[,FILE]]")]
@@ -156,6 +180,15 @@ pub struct MachineConfig {
     pub net: Vec<NetConfig>,
     /// Whether the guest gets random numbers of the host's.
     pub rng: bool,
+    /// The memory balloon.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balloon: Option<BalloonConfig>,
+    /// The ports of the virtio console.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub virtio_console: Vec<ConsolePort>,
+    /// The socket device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vsock: Option<VsockConfig>,
     /// First-boot configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cloud_init: Option<CloudInitConfig>,
@@ -174,7 +207,18 @@ pub struct MachineConfig {
 impl MachineConfig {
     /// Whether the machine has a PCI bus: whether something is on it.
     pub fn has_pci(&self) -> bool {
-        !self.disk.is_empty() || !self.net.is_empty() || self.rng || self.cloud_init.is_some()
+        !self.disk.is_empty()
+            || !self.net.is_empty()
+            || self.rng
+            || self.balloon.is_some()
+            || !self.virtio_console.is_empty()
+            || self.vsock.is_some()
+            || self.cloud_init.is_some()
+    }
+
+    /// Whether a console is on standard input and output.
+    pub fn has_stdio(&self) -> bool {
+        self.serial == SerialTarget::Stdio || has_stdio(&self.virtio_console)
     }
 }
 
@@ -193,6 +237,9 @@ impl PartialConfig {
             disk: [lower.disk, self.disk].concat(),
             net: [lower.net, self.net].concat(),
             rng: self.rng.or(lower.rng),
+            balloon: self.balloon.or(lower.balloon),
+            virtio_console: [lower.virtio_console, self.virtio_console].concat(),
+            vsock: self.vsock.or(lower.vsock),
             cloud_init: self.cloud_init.or(lower.cloud_init),
             serial: self.serial.or(lower.serial),
             irqchip: self.irqchip.or(lower.irqchip),
@@ -206,7 +253,8 @@ impl PartialConfig {
     ///
     /// # Errors
     /// [`Error::NoKernel`] when no kernel is named, [`Error::TakenId`] when two devices have one
-    /// name.
+    /// name, [`Error::StdioTaken`] when two consoles are on standard input and output,
+    /// [`Error::BalloonSize`] when the guest is asked for all of its memory.
     pub fn complete(mut self) -> Result<MachineConfig, Error> {
         name_all(self.disk.iter_mut().map(|disk| &mut disk.id), "disk");
         name_all(self.net.iter_mut().map(|net| &mut net.id), "net");
@@ -217,24 +265,49 @@ impl PartialConfig {
                 return Err(Error::TakenId(id.clone()));
             }
         }
+        let memory = self.memory.unwrap_or_default();
+        if let Some(balloon) = &self.balloon
+            && balloon.size.bytes() >= memory.size.bytes()
+        {
+            return Err(Error::BalloonSize(balloon.size, memory.size));
+        }
+        let hvc = has_stdio(&self.virtio_console);
+        let (serial, cmdline) = if hvc {
+            (SerialTarget::Null, DEFAULT_HVC_CMDLINE)
+        } else {
+            (SerialTarget::Stdio, DEFAULT_CMDLINE)
+        };
+        let serial = self.serial.unwrap_or(serial);
+        let on_stdio = self.virtio_console.iter().map(|port| &port.target);
+        let on_stdio = on_stdio.chain([&serial]);
+        if on_stdio.filter(|t| **t == SerialTarget::Stdio).count() > 1 {
+            return Err(Error::StdioTaken);
+        }
         Ok(MachineConfig {
             kernel: self.kernel.ok_or(Error::NoKernel)?,
             initrd: self.initrd,
-            cmdline: self.cmdline.unwrap_or_else(|| DEFAULT_CMDLINE.to_owned()),
+            cmdline: self.cmdline.unwrap_or_else(|| cmdline.to_owned()),
             cpus: self.cpus.unwrap_or(1),
             cpu: self.cpu.unwrap_or_default(),
-            memory: self.memory.unwrap_or_default(),
+            memory,
             disk: self.disk,
             net: self.net,
             rng: self.rng.unwrap_or_default(),
+            balloon: self.balloon,
+            virtio_console: self.virtio_console,
+            vsock: self.vsock,
             cloud_init: self.cloud_init,
-            serial: self.serial.unwrap_or_default(),
+            serial,
             irqchip: self.irqchip.unwrap_or_default(),
             kernel_mode: self.kernel_mode.unwrap_or_default(),
             kernel_entry: self.kernel_entry.unwrap_or_default(),
             pvm_kernel: self.pvm_kernel.unwrap_or_default(),
         })
     }
+}
+
+fn has_stdio(ports: &[ConsolePort]) -> bool {
+    ports.iter().any(|port| port.target == SerialTarget::Stdio)
 }
 
 /// Gives a name to each that has none: its kind and its place in the list.
@@ -306,6 +379,46 @@ mod tests {
             PartialConfig::default().complete(),
             Err(Error::NoKernel)
         ));
+    }
+
+    #[test]
+    fn one_console_is_on_the_terminal() {
+        let port = |text: &str| text.parse::<ConsolePort>().unwrap();
+        let config = |ports: &[&str], serial| PartialConfig {
+            kernel: Some("k".into()),
+            virtio_console: ports.iter().map(|text| port(text)).collect(),
+            serial,
+            ..PartialConfig::default()
+        };
+        let hvc = config(&["stdio"], None).complete().unwrap();
+        assert_eq!(
+            (hvc.serial, &*hvc.cmdline),
+            (SerialTarget::Null, DEFAULT_HVC_CMDLINE)
+        );
+        let both = config(&["null"], None).complete().unwrap();
+        assert_eq!(
+            (both.serial, &*both.cmdline),
+            (SerialTarget::Stdio, DEFAULT_CMDLINE)
+        );
+        for (ports, serial) in [
+            (&["stdio"][..], Some(SerialTarget::Stdio)),
+            (&["stdio", "port=a:stdio"], None),
+        ] {
+            let refused = config(ports, serial).complete();
+            assert!(matches!(refused, Err(Error::StdioTaken)));
+        }
+    }
+
+    #[test]
+    fn a_guest_is_not_asked_for_all_of_its_memory() {
+        for (size, fits) in [("64M", true), ("256M", false), ("1G", false)] {
+            let config = PartialConfig {
+                kernel: Some("k".into()),
+                balloon: Some(size.parse().unwrap()),
+                ..PartialConfig::default()
+            };
+            assert_eq!(config.complete().is_ok(), fits, "{size}");
+        }
     }
 
     #[test]

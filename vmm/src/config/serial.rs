@@ -42,7 +42,7 @@ impl FromStr for SerialTarget {
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
             Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(path.into())),
             _ => Err(format!(
-                "serial is stdio, null, file=PATH or unix=PATH, not \"{text}\""
+                "the far end is stdio, null, file=PATH or unix=PATH, not \"{text}\""
             )),
         }
     }

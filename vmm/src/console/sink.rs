@@ -1,4 +1,4 @@
-//! Where the serial port's output goes.
+//! Where a console's output goes.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -109,7 +109,7 @@ impl Sink {
             SerialTarget::Null => (Self::Null, None),
             SerialTarget::File(path) => {
                 let file = File::create(path).map_err(|source| Error::File {
-                    what: "serial output file",
+                    what: "console output file",
                     path: path.clone(),
                     remedy: "name a file in a directory that exists and that you may write to",
                     source,
@@ -161,10 +161,15 @@ pub struct Listener {
 }
 
 impl Listener {
-    fn bind(path: &Path) -> Result<Self, Error> {
+    /// Listens at `path`.
+    ///
+    /// # Errors
+    /// [`Error::File`] when there is something at `path` already, but for a socket that nobody
+    /// listens at.
+    pub fn bind(path: &Path) -> Result<Self, Error> {
         let fail = |remedy| {
             move |source| Error::File {
-                what: "serial socket",
+                what: "console socket",
                 path: path.to_owned(),
                 remedy,
                 source,

@@ -1,12 +1,14 @@
 //! The machine's devices, and how they reach its interrupts.
 
 mod bus;
+mod console;
 mod disk;
 pub mod net;
 mod pci;
 mod ports;
 mod power;
 mod serial;
+mod small;
 
 use std::sync::Arc;
 
@@ -17,11 +19,13 @@ use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 use vm_device::{DeviceMmio, DevicePio};
 
 pub use self::bus::Bus;
+pub use self::console::VirtioConsole;
 pub use self::disk::Disks;
 pub use self::pci::Pci;
 use self::ports::Ports;
 pub use self::power::{Power, PowerButton};
 pub use self::serial::SerialPort;
+pub use self::small::SmallDevices;
 use crate::arch;
 use crate::console::sink::Sink;
 use crate::error::Error;

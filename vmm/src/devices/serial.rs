@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use event_manager::{EventSet, Events};
 use strata_interrupts::Interrupt;
 use strata_legacy::{Serial, Trigger};
 use vm_device::DevicePio;
@@ -10,6 +11,7 @@ use vm_device::bus::{PioAddress, PioAddressOffset};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{Ports, Power};
+use crate::console::receiver::Receiver;
 use crate::console::sink::Sink;
 use crate::error::Error;
 
@@ -35,6 +37,7 @@ impl Trigger for Line {
 /// The first serial port.
 pub struct SerialPort {
     ports: Ports<Device>,
+    /// Readable when the receive buffer, once full, has room again.
     drained: EventFd,
 }
 
@@ -60,9 +63,10 @@ impl SerialPort {
     pub(super) fn name(&self) -> &'static str {
         self.ports.name()
     }
+}
 
-    /// Puts bytes into the receive buffer; returns how many it took.
-    pub fn receive(&self, bytes: &[u8]) -> usize {
+impl Receiver for SerialPort {
+    fn receive(&self, bytes: &[u8]) -> usize {
         self.ports.lock().enqueue(bytes).unwrap_or_else(|error| {
             log::debug!("the serial port: {error}");
             // They are in the buffer; the guest has only not been told.
@@ -70,9 +74,12 @@ impl SerialPort {
         })
     }
 
-    /// Readable when the receive buffer, once full, has room again.
-    pub fn drained(&self) -> &EventFd {
-        &self.drained
+    fn room(&self) -> Events {
+        Events::new(&self.drained, EventSet::IN)
+    }
+
+    fn take_room(&self) {
+        let _ = self.drained.read();
     }
 }
 

@@ -9,7 +9,6 @@ use kvm_ioctls::VmFd;
 use strata_boot::{Boot, Cache, Entry, Initrd, Kernel, Protocol};
 use strata_interrupts::{Controller, Kind};
 use strata_memory::{Backing, GuestRam, Pages, RamConfig};
-use strata_rng::Rng;
 use strata_vcpu::{Host, VcpuThread};
 
 use super::Ended;
@@ -17,7 +16,7 @@ use super::input::Source;
 use crate::arch;
 use crate::config::{HugePages, Irqchip, KernelEntry, KernelMode, MachineConfig, MemoryConfig};
 use crate::console::sink::Sink;
-use crate::devices::{self, Bus, Disks, Pci, PowerButton, SerialPort};
+use crate::devices::{self, Bus, Disks, Pci, PowerButton, SerialPort, SmallDevices};
 use crate::error::{Chain, Error};
 use crate::sys;
 
@@ -31,9 +30,10 @@ pub(super) struct Machine {
     pub(super) power_button: Arc<PowerButton>,
     pub(super) pci: Arc<Pci>,
     pub(super) disks: Disks,
+    pub(super) small: SmallDevices,
     input: Cell<Option<Source>>,
     _vm: Arc<VmFd>,
-    _ram: GuestRam,
+    _ram: Arc<GuestRam>,
 }
 
 impl Machine {
@@ -43,6 +43,7 @@ impl Machine {
         let initrd = open_initrd(config)?;
         let (sink, listener) = Sink::open(&config.serial)?;
         let ram = GuestRam::new(&ram_config(&config.memory), &arch::RAM_LAYOUT)?;
+        let ram = Arc::new(ram);
 
         // KVM_CREATE_VM waits for an RCU grace period, some milliseconds (it starts a worker and
         // moves it between control groups), in which another thread can load the kernel. It is
@@ -66,13 +67,7 @@ impl Machine {
         let pci = Arc::new(pci);
         let disks = Disks::create(config, &pci)?;
         devices::net::create(&config.net, &pci)?;
-        if config.rng {
-            let rng = Rng::urandom().map_err(|source| Error::Host {
-                what: "open /dev/urandom",
-                source,
-            })?;
-            pci.add("rng", Box::new(rng))?;
-        }
+        let small = SmallDevices::create(config, &pci, &ram)?;
         let devices = devices::create(&controller, Arc::clone(&pci), sink)?;
         let ended = Arc::new(Ended::new()?);
         let bus = Arc::new(Bus::new(
@@ -94,6 +89,7 @@ impl Machine {
             power_button: devices.power_button,
             pci,
             disks,
+            small,
             input: Cell::new(input),
             _vm: vm,
             _ram: ram,

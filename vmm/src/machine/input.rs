@@ -1,4 +1,4 @@
-//! What is typed, or comes in by the console's socket, on its way to the serial port.
+//! What is typed, or comes in by the console's socket, on its way to a console.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -10,8 +10,8 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use super::{End, Finish, watch};
 use crate::config::SerialTarget;
 use crate::console::escape::{self, Command, Escape};
+use crate::console::receiver::Receiver;
 use crate::console::sink::{Client, Listener};
-use crate::devices::SerialPort;
 use crate::exit::Outcome;
 use crate::sys;
 
@@ -86,11 +86,11 @@ enum Watch {
     Ended,
 }
 
-/// Feeds the serial port.
+/// Feeds the serial port, or the virtio console.
 pub(super) struct Input {
     source: Source,
     watch: Watch,
-    port: Arc<SerialPort>,
+    port: Arc<dyn Receiver>,
     pending: Vec<u8>,
     /// Ctrl-A commands, on an interactive console.
     escape: Option<Escape>,
@@ -99,7 +99,12 @@ pub(super) struct Input {
 
 impl Input {
     /// Input from `source` for `port`; `interactive` says whether Ctrl-A commands are taken out.
-    pub(super) fn new(source: Source, port: Arc<SerialPort>, interactive: bool, end: End) -> Self {
+    pub(super) fn new(
+        source: Source,
+        port: Arc<dyn Receiver>,
+        interactive: bool,
+        end: End,
+    ) -> Self {
         let escape = interactive.then(Escape::default);
         Self {
             source,
@@ -243,8 +248,8 @@ impl Input {
 
 impl MutEventSubscriber for Input {
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
-        if events.fd() == self.port.drained().as_raw_fd() {
-            let _ = self.port.drained().read();
+        if events.fd() == self.port.room().fd() {
+            self.port.take_room();
             self.push(ops);
         } else if Some(events.fd()) == self.source.fd() {
             self.read(ops);
@@ -262,7 +267,7 @@ impl MutEventSubscriber for Input {
     }
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        watch(ops, Events::new(self.port.drained(), EventSet::IN));
+        watch(ops, self.port.room());
         if let Source::Socket { listener, .. } = &self.source {
             watch(ops, Events::new(listener, EventSet::IN));
         }

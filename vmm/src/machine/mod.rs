@@ -5,6 +5,7 @@
 //! device that its driver has started. There are no other threads.
 
 mod build;
+mod clients;
 mod disk_watch;
 mod ended;
 mod input;
@@ -12,20 +13,23 @@ mod signals;
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use strata_vcpu::{Cause, ExitReason, VcpuThread};
 
 use self::build::Machine;
 pub(crate) use self::build::map_ram;
+use self::clients::Clients;
 use self::disk_watch::DiskWatch;
 pub use self::ended::Ended;
 use self::ended::EndedWatch;
-use self::input::Input;
+use self::input::{Input, Source};
 use self::signals::Signals;
 use crate::arch;
-use crate::config::{MachineConfig, SerialTarget};
+use crate::config::MachineConfig;
 use crate::console::terminal::RawMode;
+use crate::devices::VirtioConsole;
 use crate::error::Error;
 use crate::exit::Outcome;
 use crate::sys;
@@ -85,17 +89,18 @@ fn watch(ops: &mut EventOps<'_>, events: Events) {
 pub fn run(config: &MachineConfig) -> Result<Outcome, Error> {
     // Before there is any other thread, so that all have these signals blocked.
     let signals = Signals::block()?;
-    let machine = Machine::build(config)?;
-    let raw_mode = match config.serial {
-        SerialTarget::Stdio => RawMode::enter()
-            .map_err(|source| Error::Host {
-                what: "set up the terminal",
-                source,
-            })?
-            .map(Rc::new),
-        _ => None,
+    let mut machine = Machine::build(config)?;
+    let raw_mode = if config.has_stdio() {
+        let entered = RawMode::enter().map_err(|source| Error::Host {
+            what: "set up the terminal",
+            source,
+        })?;
+        entered.map(Rc::new)
+    } else {
+        None
     };
-    let finish = main_loop(&machine, signals, raw_mode.clone())?;
+    let console = machine.small.console.take();
+    let finish = main_loop(&machine, console, signals, raw_mode.clone())?;
     // No vCPU writes to the terminal any more once it is given back.
     let Machine {
         vcpus,
@@ -120,6 +125,7 @@ pub fn run(config: &MachineConfig) -> Result<Outcome, Error> {
 
 fn main_loop(
     machine: &Machine,
+    console: Option<VirtioConsole>,
     signals: std::os::fd::OwnedFd,
     raw_mode: Option<Rc<RawMode>>,
 ) -> Result<Finish, Error> {
@@ -137,6 +143,10 @@ fn main_loop(
         signals,
         button,
         raw_mode,
+        console
+            .as_ref()
+            .filter(|console| console.input.is_some())
+            .map(|console| console.handle.clone()),
         end.clone(),
         pace.clone(),
     )));
@@ -144,7 +154,18 @@ fn main_loop(
     events.add_subscriber(Box::new(DiskWatch::new(stopped, pace.clone())?));
     if let Some(source) = machine.take_input() {
         let port = machine.serial.clone();
+        // A socket's client has no use for our commands.
+        let interactive = interactive && matches!(source, Source::Stdin);
         events.add_subscriber(Box::new(Input::new(source, port, interactive, end.clone())));
+    }
+    if let Some(console) = console {
+        if let Some(input) = console.input {
+            let port = Arc::new(input);
+            let input = Input::new(Source::Stdin, port, interactive, end.clone());
+            events.add_subscriber(Box::new(input));
+        }
+        let clients = Clients::new(console.handle, console.listeners);
+        events.add_subscriber(Box::new(clients));
     }
     for vcpu in &machine.vcpus {
         vcpu.resume()?;

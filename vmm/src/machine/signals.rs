@@ -1,11 +1,12 @@
 //! Signals: the first SIGTERM or SIGINT presses the power button, the second ends the machine;
-//! SIGCONT lets a paused machine go on.
+//! SIGCONT lets a paused machine go on; SIGWINCH says that the terminal has another size.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use strata_console::ConsoleHandle;
 
 use super::{End, Finish, Pace, Wish, watch};
 use crate::console::terminal::RawMode;
@@ -20,6 +21,8 @@ pub(super) struct Signals {
     button: Arc<PowerButton>,
     pressed: bool,
     raw_mode: Option<Rc<RawMode>>,
+    /// The console that is on the terminal, and can be told its size.
+    console: Option<ConsoleHandle>,
     end: End,
     pace: Pace,
 }
@@ -27,18 +30,24 @@ pub(super) struct Signals {
 impl Signals {
     /// Blocks the signals in this thread, and in those it starts from here on.
     pub(super) fn block() -> Result<OwnedFd, Error> {
-        sys::signal_fd(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCONT]).map_err(
-            |source| Error::Host {
-                what: "take signals",
-                source,
-            },
-        )
+        sys::signal_fd(&[
+            libc::SIGTERM,
+            libc::SIGINT,
+            libc::SIGHUP,
+            libc::SIGCONT,
+            libc::SIGWINCH,
+        ])
+        .map_err(|source| Error::Host {
+            what: "take signals",
+            source,
+        })
     }
 
     pub(super) fn new(
         fd: OwnedFd,
         button: Arc<PowerButton>,
         raw_mode: Option<Rc<RawMode>>,
+        console: Option<ConsoleHandle>,
         end: End,
         pace: Pace,
     ) -> Self {
@@ -47,8 +56,18 @@ impl Signals {
             button,
             pressed: false,
             raw_mode,
+            console,
             end,
             pace,
+        }
+    }
+
+    /// Tells the guest how large its console is.
+    fn tell_size(&self) {
+        if let (Some(console), Some((columns, rows))) = (&self.console, sys::terminal_size())
+            && let Err(error) = console.resize(columns, rows)
+        {
+            log::warn!("the guest is not told its terminal's size: {error}");
         }
     }
 
@@ -61,6 +80,7 @@ impl Signals {
                 // Without an effect on vCPUs that run.
                 self.pace.0.set(Some(Wish::Resume));
             }
+            libc::SIGWINCH => self.tell_size(),
             // The terminal is gone, and the person with it.
             libc::SIGHUP => self.end.set(Finish::Outside(Outcome::Terminated)),
             _ if self.pressed => self.end.set(Finish::Outside(Outcome::Terminated)),
@@ -84,6 +104,7 @@ impl MutEventSubscriber for Signals {
     }
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
+        self.tell_size();
         watch(ops, Events::new_raw(self.fd.as_raw_fd(), EventSet::IN));
     }
 }

@@ -459,32 +459,6 @@ fn writes_that_would_hit_metadata_are_refused() {
     }
 }
 
-/// Tables that name something past the end of the disk are no part of what it grows into.
-#[test]
-fn a_disk_grows_into_zeroes() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("image.qcow2");
-    create(
-        &path,
-        &CreateOptions {
-            size: 1 << 20,
-            ..CreateOptions::default()
-        },
-    );
-    let image = open(&path);
-    image.write_at(&[1; 1 << 20], 0).unwrap();
-    image.close().unwrap();
-    let storage = file(&path, false);
-    storage.write_at(&(300u64 << 10).to_be_bytes(), 24).unwrap();
-    let image = open(&path);
-    image.resize(1 << 20, Preallocation::Off).unwrap();
-    let mut all = vec![0xee; 1 << 20];
-    image.read_at(&mut all, 0).unwrap();
-    let (kept, new) = all.split_at(300 << 10);
-    assert!(kept.iter().all(|&byte| byte == 1) && new.iter().all(|&byte| byte == 0));
-    clean(&image);
-}
-
 /// Without its table nobody knows which clusters a snapshot uses: a repair must not free them.
 #[test]
 fn a_repair_spares_what_an_unreadable_table_names() {

@@ -109,7 +109,12 @@ fn one_run(options: &CreateOptions, seed: u64) {
                 image = open(&path);
             }
             16 if random.below(3) == 0 => {
-                let new = (random.below(options.size * 2) / 512 * 512).max(512);
+                let new = match random.below(2) {
+                    0 => random.below(options.size * 2),
+                    // Often within one cluster.
+                    _ => size - (size / 2).min(40_000) + random.below(80_000),
+                };
+                let new = (new / 512 * 512).max(512);
                 image.resize(new, Preallocation::Off).unwrap();
                 model.resize(new as usize, 0);
             }

@@ -86,7 +86,8 @@ impl Image {
 
     fn grow(&self, old: u64, size: u64) -> Result<()> {
         // What a backing file or stale bytes hold past the old end must not show.
-        let tail = old.next_multiple_of(self.geometry.cluster_size()).min(size);
+        let boundary = old.next_multiple_of(self.geometry.cluster_size());
+        let tail = boundary.min(size);
         let mut state = self.lock_alone()?;
         let entries = self.geometry.l1_entries(size);
         if entries > self.l1.len() {
@@ -96,8 +97,12 @@ impl Image {
             self.data.set_len(size).context("grow to", size, 0)?;
         }
         drop(state);
-        // Tables that reach past the old end may name what another program left there.
-        self.drop_clusters(tail, size.next_multiple_of(self.geometry.cluster_size()))?;
+        // Tables that reach past the old end may name what another program left there. The cluster
+        // that holds the old end also holds data of the disk, and stays.
+        self.drop_clusters(
+            boundary,
+            size.next_multiple_of(self.geometry.cluster_size()),
+        )?;
         // The size is raised only once the new space reads as zeroes.
         self.size.store(size, Ordering::Release);
         let grown = self.zero_new(old, tail, size).and_then(|()| {

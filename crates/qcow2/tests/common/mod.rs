@@ -1,12 +1,13 @@
 //! What the integration tests share.
 #![allow(dead_code)]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
 use strata_qcow2::storage::{FileOptions, FileStorage};
-use strata_qcow2::{CreateOptions, Image, OpenOptions, Storage};
+use strata_qcow2::{CreateOptions, Image, OpenOptions, Repair, Storage};
+use tempfile::TempDir;
 
 /// Runs a program that must succeed; its output.
 pub(crate) fn run(command: &str, args: &[&str]) -> String {
@@ -42,6 +43,32 @@ pub(crate) fn open(path: &Path) -> Image {
 
 pub(crate) fn create(path: &Path, options: &CreateOptions) {
     options.create(&file(path, true)).unwrap();
+}
+
+/// A new image, open to be written; it goes with its folder.
+pub(crate) fn made(options: &CreateOptions) -> (TempDir, PathBuf, Image) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image.qcow2");
+    create(&path, options);
+    let image = open(&path);
+    (dir, path, image)
+}
+
+/// Fails unless the crate's own check finds the image free of errors and of leaks.
+pub(crate) fn is_sound(image: &Image) {
+    let mut told = Vec::new();
+    let report = image
+        .check(Repair::Nothing, &mut |finding| told.push(finding.clone()))
+        .unwrap();
+    assert!(report.is_clean(), "{told:?}");
+}
+
+/// Fails unless all of a guest range is one byte.
+pub(crate) fn reads_as(image: &Image, byte: u8, offset: u64, length: u64) {
+    let mut seen = vec![!byte; length as usize];
+    image.read_at(&mut seen, offset).unwrap();
+    let wrong = seen.iter().position(|&other| other != byte);
+    assert_eq!(wrong, None, "not {byte} at that distance from {offset:#x}");
 }
 
 /// Fails unless QEMU finds the image free of errors and of leaks.

@@ -223,6 +223,44 @@ impl Volume {
         Ok(number)
     }
 
+    /// Makes `passphrase` open `slot` in the place of what opened it; a slot that is not in use
+    /// is filled.
+    ///
+    /// A free slot holds the new key until `slot` has it, so that whatever fails or whenever the
+    /// power goes, the old or the new passphrase opens the volume; what may stay behind is the
+    /// new key in that slot. With all eight slots in use the format has no place for a second
+    /// copy: the other seven keys alone guard the volume until the new one is written.
+    ///
+    /// # Errors
+    /// [`Error::Slot`] for a number above 7, [`Error::Option`] for a time above ten minutes,
+    /// [`Error::Read`], [`Error::Write`] and [`Error::Random`].
+    pub fn replace_key(
+        &mut self,
+        storage: &impl HeaderStorage,
+        slot: usize,
+        passphrase: &[u8],
+        iter_time: Duration,
+    ) -> Result<()> {
+        check_number(slot)?;
+        check_time(iter_time)?;
+        if !self.header.slots[slot].active {
+            return self
+                .add_key(storage, Some(slot), passphrase, iter_time)
+                .map(drop);
+        }
+        let guard = match self.add_key(storage, None, passphrase, iter_time) {
+            Ok(guard) => Some(guard),
+            Err(Error::NoFreeSlot) => None,
+            Err(error) => return Err(error),
+        };
+        self.remove_key(storage, slot, true)?;
+        self.add_key(storage, Some(slot), passphrase, iter_time)?;
+        match guard {
+            Some(guard) => self.remove_key(storage, guard, false),
+            None => Ok(()),
+        }
+    }
+
     /// Erases `slot`: marks it free, then overwrites its key material.
     ///
     /// # Errors
@@ -313,13 +351,18 @@ fn digest(header: &Header, key: &[u8]) -> [u8; DIGEST_LEN] {
     digest
 }
 
-fn iterations(hash: Hash, key_len: usize, time: Duration) -> Result<u32> {
+fn check_time(time: Duration) -> Result<()> {
     if time > MAX_ITER_TIME {
         return Err(Error::Option {
             option: "iter-time",
             value: time.as_secs(),
         });
     }
+    Ok(())
+}
+
+fn iterations(hash: Hash, key_len: usize, time: Duration) -> Result<u32> {
+    check_time(time)?;
     Ok(calibrate(hash, key_len, time).max(MIN_ITERATIONS))
 }
 

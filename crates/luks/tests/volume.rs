@@ -304,3 +304,49 @@ fn a_failed_change_leaves_the_old_keys_working() {
         ));
     }
 }
+
+/// Whatever write the medium ends with, one of the two passphrases opens what it holds then.
+#[test]
+fn a_key_is_replaced_without_a_moment_without_one() {
+    let area = MemoryHeader::default();
+    Volume::create(&area, &quick(), b"old").unwrap();
+    let mut done = false;
+    // Material and record of the guard, record and 40 passes of the old key, the new key's two
+    // writes, and again 41 to take the guard away.
+    for writes in (0..5).chain(42..48).chain([85, 86]) {
+        let failing = Failing {
+            inner: MemoryHeader::new(area.to_vec()),
+            writes_left: std::cell::Cell::new(writes),
+        };
+        let mut volume = Volume::open(&failing, b"old").unwrap();
+        done = volume.replace_key(&failing, 0, b"new", QUICK).is_ok();
+        let opens = |passphrase| Volume::open(&failing.inner, passphrase).is_ok();
+        assert!(opens(b"old") || opens(b"new"), "lost after {writes} writes");
+        if done {
+            assert!(opens(b"new") && !opens(b"old"));
+            let active = |slot: &strata_luks::Slot| slot.active;
+            let left = read_header(&failing.inner).unwrap();
+            assert_eq!(left.slots.iter().position(active), Some(0));
+            assert_eq!(left.slots.iter().filter(|slot| active(slot)).count(), 1);
+            break;
+        }
+    }
+    assert!(done, "never done");
+}
+
+#[test]
+fn a_key_is_replaced_where_no_slot_is_free() {
+    let area = MemoryHeader::default();
+    let mut volume = Volume::create(&area, &quick(), b"0").unwrap();
+    for slot in 1..SLOTS {
+        let passphrase = [b'0' + slot as u8];
+        volume.add_key(&area, None, &passphrase, QUICK).unwrap();
+    }
+    let long = Duration::from_secs(3600);
+    assert!(volume.replace_key(&area, 3, b"new", long).is_err());
+    assert!(volume.slot_opens(&area, 3, b"3").unwrap(), "erased in vain");
+    volume.replace_key(&area, 3, b"new", QUICK).unwrap();
+    assert!(volume.slot_opens(&area, 3, b"new").unwrap());
+    assert!(!volume.slot_opens(&area, 3, b"3").unwrap());
+    assert!(volume.slot_opens(&area, 4, b"4").unwrap());
+}

@@ -191,16 +191,15 @@ fn amend_keys(
                 fail!("'old-secret' must not be given when activating keyslots");
             }
             let (new, time) = (secret::get(new)?, iter_time(values, prefix)?);
-            if let Some(slot) = slot.filter(|slot| volume.header().slots[*slot].active) {
-                if !force {
-                    fail!("Refusing to overwrite active keyslot {slot} - please erase it first");
+            let taken = slot.filter(|slot| volume.header().slots[*slot].active);
+            let changed = match taken {
+                Some(slot) if force => volume.replace_key(area, slot, &new, time),
+                Some(slot) => {
+                    fail!("Refusing to overwrite active keyslot {slot} - please erase it first")
                 }
-                volume.remove_key(area, slot, true).map_err(luks_failure)?;
-            }
-            volume
-                .add_key(area, slot, &new, time)
-                .map_err(luks_failure)?;
-            Ok(())
+                None => volume.add_key(area, slot, &new, time).map(drop),
+            };
+            changed.map_err(luks_failure)
         }
         Some("inactive") => {
             if text("new-secret").is_some() {

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use crate::crypt::Unlock;
 use crate::error::{Error, Result};
 use crate::format::Header;
+use crate::format::header::MAGIC;
 use crate::image::{Backing, Image, OpenOptions};
 use crate::node::{Node, RawDisk};
-use crate::storage::{FileOptions, FileStorage, Storage};
+use crate::storage::{EncryptedStorage, FileOptions, FileStorage, Storage};
 
 /// Images in the longest chain that is opened.
 pub const MAX_DEPTH: usize = 200;
@@ -25,29 +26,42 @@ pub enum FileFormat {
     Qcow2,
     /// Raw bytes.
     Raw,
+    /// A LUKS volume with raw bytes as its payload.
+    Luks,
 }
+
+/// The first bytes of a LUKS file (LUKS1 §2.1).
+const LUKS_MAGIC: [u8; 6] = *b"LUKS\xba\xbe";
 
 impl FileFormat {
     /// By the name that images and command lines use.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for any other than "qcow2" and "raw".
+    /// [`Error::Unsupported`] for any other than "qcow2", "raw" and "luks".
     pub fn from_name(name: &str) -> Result<Self> {
         match name {
             "qcow2" => Ok(Self::Qcow2),
             "raw" | "file" | "host_device" => Ok(Self::Raw),
+            "luks" => Ok(Self::Luks),
             other => Err(Error::Unsupported(format!("Unknown driver '{other}'"))),
         }
     }
 
     /// What the first bytes look like. Never for files that a guest may have written raw.
     pub fn probe(storage: &dyn Storage) -> Result<Self> {
-        let mut magic = [0; 4];
-        storage.read_at(&mut magic, 0)?;
-        let found = u32::from_be_bytes(magic) == crate::format::header::MAGIC;
-        Ok(if found { Self::Qcow2 } else { Self::Raw })
+        let mut start = [0; LUKS_MAGIC.len()];
+        storage.read_at(&mut start, 0)?;
+        Ok(match start {
+            LUKS_MAGIC => Self::Luks,
+            _ if start.starts_with(&MAGIC.to_be_bytes()) => Self::Qcow2,
+            _ => Self::Raw,
+        })
     }
 }
+
+/// Finds the key of an encrypted file by the path that it is opened at: each file of a chain may
+/// have its own. None: there is none for this file, and opening it fails.
+pub type Keys = Arc<dyn Fn(&Path) -> Option<Arc<dyn Unlock>> + Send + Sync>;
 
 /// How to open a chain.
 #[derive(Clone)]
@@ -64,8 +78,8 @@ pub struct ChainOptions {
     pub data_file: bool,
     /// Probe backing files of which the overlay does not say the format.
     pub probe_backing: bool,
-    /// Opens the encrypted images of the chain.
-    pub unlock: Option<Arc<dyn Unlock>>,
+    /// Where the keys of encrypted images and LUKS files come from.
+    pub keys: Option<Keys>,
     /// The rest of what concerns the first image.
     pub image: OpenOptions,
 }
@@ -79,7 +93,7 @@ impl Default for ChainOptions {
             backing: true,
             data_file: true,
             probe_backing: false,
-            unlock: None,
+            keys: None,
             image: OpenOptions::default(),
         }
     }
@@ -153,7 +167,7 @@ fn open_link(
         data: None,
         format,
     };
-    if format == FileFormat::Raw {
+    if format != FileFormat::Qcow2 {
         return Ok((link, None));
     }
     let header = Header::read(&*link.storage)?;
@@ -184,8 +198,11 @@ fn open_node(
     below: Option<Arc<Node>>,
     options: &ChainOptions,
 ) -> Result<Node> {
-    if link.format == FileFormat::Raw {
-        return RawDisk::new(link.storage).map(Node::Raw);
+    let key = || options.keys.as_ref().and_then(|keys| keys(&link.path));
+    match link.format {
+        FileFormat::Raw => return RawDisk::new(link.storage).map(Node::Raw),
+        FileFormat::Luks => return open_volume(link.storage, key()).map(Node::Raw),
+        FileFormat::Qcow2 => {}
     }
     let base = if first {
         options.image.clone()
@@ -196,10 +213,19 @@ fn open_node(
         writable: first && options.writable,
         backing: below.map_or(base.backing, Backing::Node),
         data_file: link.data.or(base.data_file),
-        unlock: base.unlock.or_else(|| options.unlock.clone()),
+        unlock: base.unlock.or_else(key),
         ..base
     };
     Image::open(link.storage, image).map(Node::Qcow2)
+}
+
+/// Shows the payload of the LUKS volume in `file` as raw bytes.
+///
+/// # Errors
+/// [`Error::Encryption`] without a key that fits; [`Error::Io`].
+pub fn open_volume(file: Arc<dyn Storage>, key: Option<Arc<dyn Unlock>>) -> Result<RawDisk> {
+    let key = key.ok_or_else(|| Error::Encryption("there is no key for the LUKS volume".into()))?;
+    RawDisk::new(Arc::new(EncryptedStorage::open(file, &*key)?))
 }
 
 fn open_file(path: &Path, write: bool, direct: bool) -> Result<Arc<dyn Storage>> {

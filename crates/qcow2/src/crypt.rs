@@ -1,7 +1,12 @@
 //! The seam between this crate and an encryption layer.
 
+use std::sync::Arc;
+
 use crate::error::Result;
 use crate::storage::Storage;
+
+/// Bytes of a sector.
+pub(crate) const SECTOR: u64 = 512;
 
 /// Encrypts and decrypts sectors of 512 bytes.
 pub trait Cipher: Send + Sync {
@@ -12,13 +17,22 @@ pub trait Cipher: Send + Sync {
     fn decrypt(&self, sector: u64, data: &mut [u8]) -> Result<()>;
 }
 
-/// Turns the LUKS header inside an image into a [`Cipher`].
+/// What a key opens.
+pub struct Unlocked {
+    /// Encrypts and decrypts the data.
+    pub cipher: Arc<dyn Cipher>,
+    /// Where the data of a LUKS file starts, in bytes. Inside of a qcow2 image this means nothing:
+    /// its clusters hold the data.
+    pub payload: u64,
+}
+
+/// Turns a LUKS header, inside an image or at the start of a file, into a [`Cipher`].
 pub trait Unlock: Send + Sync {
-    /// `header` shows the `length` bytes of the LUKS header, from offset 0 on.
+    /// `header` shows the LUKS header from offset 0 on, and may hold no more than `length` bytes.
     ///
     /// # Errors
     /// [`crate::Error::Encryption`] if the key does not fit.
-    fn unlock(&self, header: &dyn Storage, length: u64) -> Result<std::sync::Arc<dyn Cipher>>;
+    fn unlock(&self, header: &dyn Storage, length: u64) -> Result<Unlocked>;
 }
 
 /// Makes the LUKS header of a new image.
@@ -27,7 +41,7 @@ pub trait Format: Send + Sync {
     fn header_length(&self) -> u64;
 
     /// Writes the header to `header`, from offset 0 on.
-    fn format(&self, header: &dyn Storage) -> Result<std::sync::Arc<dyn Cipher>>;
+    fn format(&self, header: &dyn Storage) -> Result<Arc<dyn Cipher>>;
 }
 
 /// The cipher of an image that was opened without a key: its data stays closed.

@@ -27,7 +27,7 @@ pub use bitmap::BitmapInfo;
 pub use cache::epoch::Ticket;
 pub use check::{CheckReport, Finding, FindingKind, Repair};
 pub use create::{CreateOptions, Preallocation};
-pub use crypt::{Cipher, Format, Unlock};
+pub use crypt::{Cipher, Format, Unlock, Unlocked};
 pub use error::{Error, Result};
 pub use format::{
     Autoclear, Compatible, CompressionType, CryptMethod, CryptoHeader, Extension, Geometry, Header,

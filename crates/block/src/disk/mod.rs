@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use strata_qcow2::chain::Keys;
 use strata_qcow2::{Node, Storage};
 
 use crate::error::Error;
@@ -62,7 +63,16 @@ impl Disk {
     /// [`Error::BackingNotAllowed`], [`Error::BackingMissing`], [`Error::BackingFormat`],
     /// [`Error::Depth`] for what stands below; [`Error::ProbeWithBacking`].
     pub fn open(options: &DiskOptions) -> Result<Self, Error> {
-        open::open(options)
+        open::open(options, None)
+    }
+
+    /// The same for a disk with encrypted files, whose keys `keys` finds by their paths. Requests
+    /// for their data are served by threads, not by the ring alone.
+    ///
+    /// # Errors
+    /// As [`Disk::open`]; [`Error::Image`] for a file without a key that fits.
+    pub fn open_with_keys(options: &DiskOptions, keys: Keys) -> Result<Self, Error> {
+        open::open(options, Some(keys))
     }
 
     /// A disk of nodes that are open already, without locks: for tests, and for disks that are no

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use strata_qcow2::chain::{self, FileFormat, MAX_DEPTH};
+use strata_qcow2::chain::{self, FileFormat, Keys, MAX_DEPTH};
 use strata_qcow2::storage::{FileOptions, FileStorage};
 use strata_qcow2::{Backing, Error as ImageError, Header, Image, Node, OpenOptions, RawDisk};
 
@@ -27,7 +27,7 @@ struct Part {
 /// The file below, and its format if the image says one.
 type Below = Option<(PathBuf, Option<FileFormat>)>;
 
-pub(super) fn open(options: &DiskOptions) -> Result<Disk, Error> {
+pub(super) fn open(options: &DiskOptions, keys: Option<Keys>) -> Result<Disk, Error> {
     let path = &options.path;
     if options.format == Format::Probe && options.backing {
         return Err(Error::ProbeWithBacking { path: path.clone() });
@@ -65,19 +65,31 @@ pub(super) fn open(options: &DiskOptions) -> Result<Disk, Error> {
             next = Some((backing, file, format));
         }
     }
-    assemble(parts, options)
+    assemble(parts, options, keys.as_ref())
 }
 
 /// Opens the images from the lowest to the first.
-fn assemble(mut parts: Vec<Part>, options: &DiskOptions) -> Result<Disk, Error> {
+fn assemble(
+    mut parts: Vec<Part>,
+    options: &DiskOptions,
+    keys: Option<&Keys>,
+) -> Result<Disk, Error> {
     let mut nodes: Vec<(Arc<Node>, Arc<HostFile>)> = Vec::new();
     while let Some(part) = parts.pop() {
         let writable = parts.is_empty() && !options.read_only;
         let below = nodes.last().map(|(node, _)| Arc::clone(node));
         let data = part.data.as_ref().unwrap_or(&part.file);
-        let data = Arc::clone(data);
-        let path = part.path.clone();
-        let node = node(part, below, writable).map_err(|source| Error::Image { path, source })?;
+        let mut data = Arc::clone(data);
+        let (path, volume) = (part.path.clone(), part.format == FileFormat::Luks);
+        let refused = |source| Error::Image {
+            path: path.clone(),
+            source,
+        };
+        let node = node(part, below, writable, keys).map_err(refused)?;
+        if let (Node::Raw(disk), true) = (&node, volume) {
+            // No engine may read the ciphertext in the file as if it were the disk's data.
+            data = Arc::new(HostFile::new(Arc::clone(disk.storage()), &path, None));
+        }
         nodes.push((Arc::new(node), data));
     }
     let mut files = Vec::new();
@@ -90,14 +102,23 @@ fn assemble(mut parts: Vec<Part>, options: &DiskOptions) -> Result<Disk, Error> 
     Disk::from_links(links, files, name, options.read_only, options.cache)
 }
 
-fn node(part: Part, below: Option<Arc<Node>>, writable: bool) -> Result<Node, ImageError> {
-    if part.format == FileFormat::Raw {
-        return RawDisk::new(part.file).map(Node::Raw);
+fn node(
+    part: Part,
+    below: Option<Arc<Node>>,
+    writable: bool,
+    keys: Option<&Keys>,
+) -> Result<Node, ImageError> {
+    let key = keys.and_then(|keys| keys(&part.path));
+    match part.format {
+        FileFormat::Raw => return RawDisk::new(part.file).map(Node::Raw),
+        FileFormat::Luks => return chain::open_volume(part.file, key).map(Node::Raw),
+        FileFormat::Qcow2 => {}
     }
     let options = OpenOptions {
         writable,
         backing: below.map_or(Backing::Closed, Backing::Node),
         data_file: part.data.map(|data| data as _),
+        unlock: key,
         ..OpenOptions::default()
     };
     Image::open(part.file, options).map(Node::Qcow2)
@@ -199,7 +220,7 @@ impl Opener<'_> {
             data: None,
             format,
         };
-        if format == FileFormat::Raw {
+        if format != FileFormat::Qcow2 {
             return Ok((part, None));
         }
         let header = Header::read(&*part.file).map_err(|source| match source {

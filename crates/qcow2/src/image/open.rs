@@ -250,7 +250,8 @@ fn unlock(
                 start: place.offset,
                 length: place.length,
             };
-            unlock.unlock(&window, place.length).map(Some)
+            let unlocked = unlock.unlock(&window, place.length)?;
+            Ok(Some(unlocked.cipher))
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Where the bytes of an image lie.
 
 mod direct;
+mod encrypted;
 mod file;
 mod memory;
 #[cfg(feature = "io-uring")]
@@ -8,6 +9,7 @@ mod uring;
 
 use std::io::{self, IoSlice, IoSliceMut};
 
+pub use encrypted::EncryptedStorage;
 pub use file::{FileOptions, FileStorage};
 pub use memory::MemoryStorage;
 #[cfg(feature = "io-uring")]

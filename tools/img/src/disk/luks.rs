@@ -1,22 +1,18 @@
-//! LUKS payloads: as a storage of their own, and as the cipher inside of a qcow2 image.
+//! LUKS headers: keys, ciphers and new volumes.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use strata_luks::{
     Cipher, CipherSpec, CreateOptions, Error, Hash, HeaderStorage, Mode, SectorCipher, Volume,
 };
-use strata_qcow2::Storage;
+use strata_qcow2::{Storage, Unlocked};
 use zeroize::Zeroizing;
 
 use super::words::luks_words;
 use crate::fail;
 use crate::options::Values;
 use crate::report::{Failure, Outcome};
-
-const SECTOR: u64 = strata_luks::SECTOR_SIZE as u64;
-/// Most bytes that are deciphered into one buffer.
-const STEP: u64 = 1 << 20;
 
 /// Shows a storage as a header area.
 pub struct HeaderArea<'a>(pub &'a dyn Storage);
@@ -41,154 +37,10 @@ impl HeaderStorage for HeaderArea<'_> {
     }
 }
 
-/// The plain text of a LUKS volume.
-pub(super) struct LuksStorage {
-    file: Arc<dyn Storage>,
-    cipher: SectorCipher,
-    payload: u64,
-    /// Held for writing while a write rewrites the rest of its first and last sectors.
-    rewriting: RwLock<()>,
-}
+/// The cipher of a volume's payload.
+struct PayloadCipher(SectorCipher);
 
-impl LuksStorage {
-    /// Unlocks the volume in `file`.
-    ///
-    /// # Errors
-    /// In the words of the LUKS crate.
-    pub(super) fn open(file: Arc<dyn Storage>, passphrase: &[u8]) -> Outcome<Self> {
-        let volume = Volume::open(&HeaderArea(&*file), passphrase).map_err(luks_failure)?;
-        let payload = volume.payload_offset();
-        Ok(Self {
-            file,
-            cipher: volume.into_cipher(),
-            payload,
-            rewriting: RwLock::new(()),
-        })
-    }
-
-    fn read(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let mut done = 0;
-        while done < buf.len() {
-            let at = offset + done as u64;
-            let start = at - at % SECTOR;
-            let lead = (at - start) as usize;
-            let span = (lead as u64 + (buf.len() - done) as u64)
-                .next_multiple_of(SECTOR)
-                .min(STEP);
-            let count = (span as usize - lead).min(buf.len() - done);
-            let target = &mut buf[done..done + count];
-            if lead == 0 && count as u64 == span {
-                self.read_sectors(target, start)?;
-            } else {
-                let mut bounce = Zeroizing::new(vec![0; span as usize]);
-                self.read_sectors(&mut bounce, start)?;
-                target.copy_from_slice(&bounce[lead..lead + count]);
-            }
-            done += count;
-        }
-        Ok(())
-    }
-
-    fn read_sectors(&self, buf: &mut [u8], start: u64) -> io::Result<()> {
-        self.file
-            .read_vectored_at(&mut [IoSliceMut::new(buf)], self.payload + start)?;
-        self.cipher
-            .decrypt(start / SECTOR, buf)
-            .map_err(io::Error::other)
-    }
-
-    fn write(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        let aligned = offset.is_multiple_of(SECTOR) && (buf.len() as u64).is_multiple_of(SECTOR);
-        let (_shared, _alone);
-        if aligned {
-            _shared = self
-                .rewriting
-                .read()
-                .unwrap_or_else(PoisonError::into_inner);
-        } else {
-            _alone = self
-                .rewriting
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        let mut done = 0;
-        while done < buf.len() {
-            let at = offset + done as u64;
-            let start = at - at % SECTOR;
-            let lead = (at - start) as usize;
-            let span = (lead as u64 + (buf.len() - done) as u64)
-                .next_multiple_of(SECTOR)
-                .min(STEP);
-            let count = (span as usize - lead).min(buf.len() - done);
-            let mut bounce = Zeroizing::new(vec![0; span as usize]);
-            if lead != 0 || count as u64 != span {
-                self.read_sectors(&mut bounce, start)?;
-            }
-            bounce[lead..lead + count].copy_from_slice(&buf[done..done + count]);
-            self.cipher
-                .encrypt(start / SECTOR, &mut bounce)
-                .map_err(io::Error::other)?;
-            self.file
-                .write_vectored_at(&[IoSlice::new(&bounce)], self.payload + start)?;
-            done += count;
-        }
-        Ok(())
-    }
-}
-
-impl Storage for LuksStorage {
-    fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
-        let mut at = offset;
-        for buf in bufs {
-            self.read(buf, at)?;
-            at += buf.len() as u64;
-        }
-        Ok(())
-    }
-
-    fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let mut at = offset;
-        for buf in bufs {
-            self.write(buf, at)?;
-            at += buf.len() as u64;
-        }
-        Ok(())
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        self.file.flush()
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.file.len()?.saturating_sub(self.payload))
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(
-            self.payload
-                .checked_add(len)
-                .ok_or(io::ErrorKind::FileTooLarge)?,
-        )
-    }
-
-    /// The host would give back zeroes where ciphertext of zeroes is expected.
-    fn discard(&self, _offset: u64, _len: u64) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn grows_with_zeroes(&self) -> bool {
-        false
-    }
-
-    fn allocated(&self) -> io::Result<u64> {
-        self.file.allocated()
-    }
-}
-
-/// The cipher of an encrypted qcow2 image.
-struct ImageCipher(SectorCipher);
-
-impl strata_qcow2::Cipher for ImageCipher {
+impl strata_qcow2::Cipher for PayloadCipher {
     fn encrypt(&self, sector: u64, data: &mut [u8]) -> strata_qcow2::Result<()> {
         self.0.encrypt(sector, data).map_err(image_error)
     }
@@ -198,17 +50,15 @@ impl strata_qcow2::Cipher for ImageCipher {
     }
 }
 
-/// Opens the LUKS header of a qcow2 image with a passphrase.
+/// Opens a LUKS header with a passphrase.
 pub(super) struct Key(pub Zeroizing<Vec<u8>>);
 
 impl strata_qcow2::Unlock for Key {
-    fn unlock(
-        &self,
-        header: &dyn Storage,
-        _length: u64,
-    ) -> strata_qcow2::Result<Arc<dyn strata_qcow2::Cipher>> {
+    fn unlock(&self, header: &dyn Storage, _length: u64) -> strata_qcow2::Result<Unlocked> {
         let volume = Volume::open(&HeaderArea(header), &self.0).map_err(image_error)?;
-        Ok(Arc::new(ImageCipher(volume.into_cipher())))
+        let payload = volume.payload_offset();
+        let cipher = Arc::new(PayloadCipher(volume.into_cipher()));
+        Ok(Unlocked { cipher, payload })
     }
 }
 
@@ -228,7 +78,7 @@ impl strata_qcow2::Format for NewVolume {
     fn format(&self, header: &dyn Storage) -> strata_qcow2::Result<Arc<dyn strata_qcow2::Cipher>> {
         let volume = Volume::create(&HeaderArea(header), &self.options, &self.passphrase)
             .map_err(image_error)?;
-        Ok(Arc::new(ImageCipher(volume.into_cipher())))
+        Ok(Arc::new(PayloadCipher(volume.into_cipher())))
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use strata_qcow2::storage::EncryptedStorage;
 use strata_qcow2::{Backing, Header, Image, Node, OpenOptions, RawDisk, Storage};
 
 use super::data::{Disk, Layer};
 use super::filename::{full_backing_name, has_protocol};
-use super::luks::{Key, LuksStorage};
+use super::luks::Key;
 use super::nested::temporary_overlay;
 use super::options::Options;
 use super::probe::{PROBED, Probed, probe};
@@ -331,8 +332,9 @@ fn luks(mut options: Options, file: &Protocol, flags: &Flags) -> Outcome<Opened>
     match key {
         // Metadata needs no key, and none needs to be there.
         Some(id) if !flags.no_io => {
-            let passphrase = secret::get(&id)?;
-            let storage = LuksStorage::open(Arc::clone(&file.storage), &passphrase)?;
+            let key = Key(secret::get(&id)?);
+            let storage = EncryptedStorage::open(Arc::clone(&file.storage), &key)
+                .map_err(|error| Failure::new(words(&error)))?;
             Opened::raw(Arc::new(storage))
         }
         _ if flags.no_io => {

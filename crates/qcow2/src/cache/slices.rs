@@ -8,6 +8,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use crate::format::bytes;
 use crate::format::entry::L2Entry;
 
 const WAYS: usize = 8;
@@ -19,6 +20,8 @@ struct Slot {
     /// Host offset of the slice.
     tag: AtomicU64,
     dirty: AtomicBool,
+    /// A flush has set its contents aside and has not ended.
+    flushing: AtomicBool,
     used: AtomicU32,
     words: OnceLock<Box<[AtomicU64]>>,
 }
@@ -89,6 +92,7 @@ impl Slices {
             sequence: AtomicU64::new(0),
             tag: AtomicU64::new(EMPTY),
             dirty: AtomicBool::new(false),
+            flushing: AtomicBool::new(false),
             used: AtomicU32::new(0),
             words: OnceLock::new(),
         };
@@ -179,10 +183,10 @@ impl Slices {
             EMPTY => u32::MAX,
             _ => now.wrapping_sub(slot.used.load(Ordering::Relaxed)),
         };
-        let clean = set
-            .slots
-            .iter()
-            .filter(|slot| !slot.dirty.load(Ordering::Acquire));
+        // What a lookup does not find here it reads from the disk, which must have it.
+        let clean = set.slots.iter().filter(|slot| {
+            !slot.dirty.load(Ordering::Acquire) && !slot.flushing.load(Ordering::Acquire)
+        });
         let Some(slot) = clean.max_by_key(|slot| age(slot)) else {
             return Ok(Err(AllDirty));
         };
@@ -229,22 +233,36 @@ impl Slices {
         }
     }
 
-    /// The words of a cached slice.
-    pub(crate) fn copy(&self, tag: u64) -> Option<Vec<u64>> {
-        self.view(tag, |view| {
-            view.words
-                .iter()
-                .map(|word| word.load(Ordering::Relaxed))
-                .collect()
-        })
+    /// The bytes of a cached slice, for a flush to write. The slice stays cached until the flush
+    /// has ended; changes from now on make it dirty anew.
+    pub(crate) fn begin_flush(&self, tag: u64) -> Option<Vec<u8>> {
+        let set = self.set(tag);
+        let _filling = lock(&set.filling);
+        let slot = set.find(tag)?;
+        let words = slot.words.get()?;
+        slot.flushing.store(true, Ordering::Release);
+        slot.dirty.store(false, Ordering::Release);
+        Some(bytes::from_words(
+            words.iter().map(|word| word.load(Ordering::Relaxed)),
+        ))
     }
 
-    /// Says that the slice at `tag` has been written to the image.
-    pub(crate) fn clean(&self, tag: u64) {
+    /// Says that what [`Slices::begin_flush`] gave is durable.
+    pub(crate) fn end_flush(&self, tag: u64) {
         let set = self.set(tag);
         let _filling = lock(&set.filling);
         if let Some(slot) = set.find(tag) {
-            slot.dirty.store(false, Ordering::Release);
+            slot.flushing.store(false, Ordering::Release);
+        }
+    }
+
+    /// Says that what [`Slices::begin_flush`] gave may not have reached the disk.
+    pub(crate) fn take_back(&self, tag: u64) {
+        let set = self.set(tag);
+        let _filling = lock(&set.filling);
+        if let Some(slot) = set.find(tag) {
+            slot.dirty.store(true, Ordering::Release);
+            slot.flushing.store(false, Ordering::Release);
         }
     }
 
@@ -255,6 +273,7 @@ impl Slices {
         if let Some(slot) = set.find(tag) {
             slot.change(|| slot.tag.store(EMPTY, Ordering::Relaxed));
             slot.dirty.store(false, Ordering::Release);
+            slot.flushing.store(false, Ordering::Release);
         }
     }
 
@@ -265,6 +284,7 @@ impl Slices {
             for slot in &set.slots {
                 slot.change(|| slot.tag.store(EMPTY, Ordering::Relaxed));
                 slot.dirty.store(false, Ordering::Release);
+                slot.flushing.store(false, Ordering::Release);
             }
         }
     }
@@ -321,7 +341,12 @@ mod tests {
             assert_eq!(cache.update(slice * 4096, 3, entry), Updated::NewlyDirty);
         }
         assert_eq!(filled(&cache, 1 << 20, 7), Err(AllDirty));
-        cache.clean(4096);
+        let flushed = cache.begin_flush(4096).unwrap();
+        assert_eq!(bytes::get_u64(&flushed, 24), 101);
+        assert_eq!(filled(&cache, 1 << 20, 7), Err(AllDirty), "not on the disk");
+        cache.take_back(4096);
+        assert_eq!(cache.begin_flush(4096), Some(flushed));
+        cache.end_flush(4096);
         filled(&cache, 1 << 20, 7).unwrap();
         assert!(cache.view(4096, |_| ()).is_none());
         assert_eq!(cache.view(2 * 4096, |view| view.entry(3).word), Some(102));

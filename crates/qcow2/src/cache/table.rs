@@ -92,13 +92,12 @@ impl Table {
         Ok(())
     }
 
-    /// Writes the page that holds `index` to the image.
-    pub(crate) fn write_page(&self, storage: &dyn Storage, index: u64) -> Result<()> {
-        let number = index / PAGE;
+    /// A page as the image is to hold it: its host offset and its bytes.
+    pub(crate) fn page_bytes(&self, storage: &dyn Storage, number: u64) -> Result<(u64, Vec<u8>)> {
         let page = self.page(storage, number)?;
         let entries = PAGE.min(self.len().saturating_sub(number * PAGE)) as usize;
         let raw = bytes::from_words(page[..entries].iter().map(|e| e.load(Ordering::Acquire)));
-        storage.write_at(&raw, self.offset() + number * PAGE * 8)
+        Ok((self.offset() + number * PAGE * 8, raw))
     }
 
     /// All of the entries, in order; only pages that were touched stay in memory.

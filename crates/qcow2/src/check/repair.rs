@@ -113,9 +113,7 @@ impl Image {
             }
         }
         state.refcounts.write_blocks(self.disk())?;
-        self.file.sync()?;
-        state.refcounts.blocks_durable();
-        Ok(())
+        self.file.sync()
     }
 
     /// Writes all refcounts anew with another width. The image must be opened anew then.

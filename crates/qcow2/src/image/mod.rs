@@ -2,6 +2,7 @@
 
 mod backing;
 mod compressed;
+mod flush;
 mod header;
 mod locate;
 mod open;
@@ -70,6 +71,8 @@ pub struct Image {
     state: Mutex<State>,
     /// An allocating write has been linked or given up.
     landed: Condvar,
+    /// A flush has ended or been taken over.
+    flushed: Condvar,
 }
 
 impl Drop for Image {

@@ -181,6 +181,7 @@ impl Image {
             broken: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             landed: Condvar::new(),
+            flushed: Condvar::new(),
             resizing: Mutex::new(()),
             state: Mutex::new(State::new(header, file_end)),
         };

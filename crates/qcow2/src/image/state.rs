@@ -5,13 +5,14 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::Image;
+use super::flush::{FlushCount, Flushing};
 use crate::bitmap::Bitmap;
 use crate::cache::slices::Updated;
 use crate::cache::table::PAGE;
 use crate::check::{Finding, FindingKind};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 use crate::format::entry::{CompressedRange, L2Entry};
-use crate::format::{Header, Incompatible, bytes};
+use crate::format::{Header, Incompatible};
 use crate::refcount::{Allocated, Disk, REFCOUNT_TABLE_ENTRY, Refcounts};
 
 /// More clusters than this do not wait for the guest's next flush to be freed.
@@ -28,7 +29,10 @@ pub(crate) struct State {
     /// References dropped from tables in memory, host offsets of clusters.
     pub(crate) unlinked: Vec<u64>,
     /// References dropped durably; the epoch says who may still use the clusters.
-    reclaim: VecDeque<(u64, Vec<u64>)>,
+    pub(super) reclaim: VecDeque<(u64, Vec<u64>)>,
+    /// The flush that is under way.
+    pub(super) flushing: Option<Flushing>,
+    pub(super) flushes: FlushCount,
     /// Guest ranges (start, end) whose clusters are being written before they are linked.
     pub(crate) in_flight: Vec<(u64, u64)>,
     /// Threads that wait for one of them.
@@ -52,6 +56,8 @@ impl State {
             dirty_l1: BTreeSet::new(),
             unlinked: Vec::new(),
             reclaim: VecDeque::new(),
+            flushing: None,
+            flushes: FlushCount::default(),
             in_flight: Vec::new(),
             waiting: 0,
             prepared: false,
@@ -63,6 +69,11 @@ impl State {
 
     fn is_dirty(&self) -> bool {
         !self.dirty_slices.is_empty() || !self.dirty_l1.is_empty() || self.refcounts.is_dirty()
+    }
+
+    /// Whether a flush has more to do than to make data durable.
+    pub(super) fn waits_for_flush(&self) -> bool {
+        self.is_dirty() || !self.unlinked.is_empty() || !self.reclaim.is_empty()
     }
 }
 
@@ -101,10 +112,13 @@ impl Image {
         Ok(state)
     }
 
-    /// The state, with no allocating write under way: for operations on the whole image.
+    /// The state, with no allocating write and no flush under way: for operations on the whole
+    /// image.
     pub(crate) fn lock_alone(&self) -> Result<MutexGuard<'_, State>> {
         let state = self.lock_to_write()?;
-        Ok(self.wait_for(state, 0, u64::MAX))
+        let mut state = self.wait_for(state, 0, u64::MAX);
+        self.take_back(&mut state);
+        Ok(state)
     }
 
     /// Waits until no allocating write is under way in the guest range.
@@ -196,6 +210,8 @@ impl Image {
         if !state.refcounts.must_grow(clusters) {
             return Ok(());
         }
+        // A flush under way would write pages of the table to its old place.
+        self.take_back(state);
         let moved = self.or_break(state.refcounts.grow(self.disk(), clusters))?;
         let done = state
             .refcounts
@@ -284,64 +300,8 @@ impl Image {
         Ok(())
     }
 
-    /// Makes all changes durable, in an order that leaves at most leaks wherever it stops:
-    /// refcount blocks and data, then the refcount table, then L2 and L1 tables, and only then
-    /// are dropped references given up.
-    pub(crate) fn sync(&self, state: &mut State) -> Result<()> {
-        let disk = self.disk();
-        if !state.is_dirty() && state.unlinked.is_empty() {
-            self.sync_storage()?;
-            return self.reclaim(state);
-        }
-        let end = state.refcounts.file_end;
-        if self.file.size()? < end {
-            // Tables and data may end with bytes that were never written.
-            self.file.set_len(end).context("grow to", end, 0)?;
-        }
-        if state.lazy {
-            // The dirty bit says that refcounts are made anew should this stop here.
-            self.sync_storage()?;
-        } else {
-            state.refcounts.write_blocks(disk)?;
-            self.sync_storage()?;
-            state.refcounts.blocks_durable();
-            if state.refcounts.write_table(disk)? {
-                self.file.sync()?;
-                state.refcounts.table_durable();
-            }
-        }
-        if !state.dirty_slices.is_empty() || !state.dirty_l1.is_empty() {
-            for &slice in &state.dirty_slices {
-                let words = self.l2.copy(slice).ok_or(Error::Broken)?;
-                self.file.write_at(&bytes::from_words(words), slice)?;
-            }
-            for &page in &state.dirty_l1 {
-                self.l1.write_page(&*self.file, page * PAGE)?;
-            }
-            self.file.sync()?;
-            for &slice in &state.dirty_slices {
-                self.l2.clean(slice);
-            }
-            state.dirty_slices.clear();
-            state.dirty_l1.clear();
-        }
-        if !state.unlinked.is_empty() {
-            let list = std::mem::take(&mut state.unlinked);
-            state.reclaim.push_back((self.epochs.now(), list));
-        }
-        self.reclaim(state)
-    }
-
-    /// Makes data and whatever else was written durable.
-    fn sync_storage(&self) -> Result<()> {
-        if self.geometry.data_file {
-            self.data.sync()?;
-        }
-        self.file.sync()
-    }
-
     /// Frees the clusters that nobody can be using any more.
-    fn reclaim(&self, state: &mut State) -> Result<()> {
+    pub(super) fn reclaim(&self, state: &mut State) -> Result<()> {
         if state.reclaim.is_empty() {
             return Ok(());
         }
@@ -433,25 +393,6 @@ impl Image {
         } else {
             self.sync(state)
         }
-    }
-
-    /// Makes everything written before this call durable.
-    ///
-    /// # Errors
-    /// [`Error::Io`]; the changes stay in memory and a later flush tries again.
-    pub fn flush(&self) -> Result<()> {
-        if !self.writable {
-            return Ok(());
-        }
-        let mut state = self.lock();
-        if self.broken.load(Ordering::Acquire) {
-            return Err(Error::Broken);
-        }
-        if state.is_dirty() || !state.unlinked.is_empty() || !state.reclaim.is_empty() {
-            return self.sync(&mut state);
-        }
-        drop(state);
-        self.sync_storage()
     }
 
     /// Flushes, stores what is kept in memory only, and marks the image clean. Nothing may be

@@ -182,6 +182,7 @@ impl Refcounts {
         for (number, bytes) in block.chunks(self.slice_size as usize).enumerate() {
             let slice = offset + number as u64 * self.slice_size;
             self.dirty.remove(&slice);
+            self.flushing.remove(&slice);
             if number == 0 {
                 self.slices.insert(
                     slice,

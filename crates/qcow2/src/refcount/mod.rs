@@ -8,7 +8,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 
 use crate::cache::cluster_set::ClusterSet;
-use crate::cache::table::{PAGE, Table};
+use crate::cache::table::Table;
 use crate::error::{Error, Result};
 use crate::format::geometry::{MAX_HOST_OFFSET, MAX_REFCOUNT_TABLE_BYTES};
 use crate::format::{Geometry, Header};
@@ -75,6 +75,9 @@ pub(crate) struct Refcounts {
     dirty: BTreeSet<u64>,
     /// Pages of the table with changed entries. They are written once the blocks are durable.
     dirty_pages: BTreeSet<u64>,
+    /// What of both a flush under way has set aside.
+    flushing: BTreeSet<u64>,
+    flushing_pages: BTreeSet<u64>,
     clock: u64,
     /// No cluster below this one is free.
     hint: u64,
@@ -102,6 +105,8 @@ impl Refcounts {
             slices: HashMap::default(),
             dirty: BTreeSet::new(),
             dirty_pages: BTreeSet::new(),
+            flushing: BTreeSet::new(),
+            flushing_pages: BTreeSet::new(),
             clock: 0,
             hint: 0,
             tail: 0,
@@ -166,7 +171,10 @@ impl Refcounts {
         self.dirty.clear();
         let mut ages: Vec<u64> = self.slices.values().map(|slice| slice.used).collect();
         let (_, &mut middle, _) = ages.select_nth_unstable(MAX_SLICES / 2);
-        self.slices.retain(|_, slice| slice.used > middle);
+        // A flush that fails will want to write its blocks again.
+        let flushing = &self.flushing;
+        self.slices
+            .retain(|offset, slice| slice.used > middle || flushing.contains(offset));
         Ok(())
     }
 
@@ -298,7 +306,7 @@ impl Refcounts {
         Ok(())
     }
 
-    /// Writes the changed blocks; nothing counts as clean before [`Refcounts::blocks_durable`].
+    /// Writes the changed blocks, which count as changed still.
     pub(crate) fn write_blocks(&mut self, disk: Disk<'_>) -> Result<()> {
         for offset in &self.dirty {
             if let Some(slice) = self.slices.get(offset) {
@@ -308,22 +316,38 @@ impl Refcounts {
         Ok(())
     }
 
-    /// Says that what [`Refcounts::write_blocks`] wrote has been flushed.
-    pub(crate) fn blocks_durable(&mut self) {
-        self.dirty.clear();
-    }
-
-    /// Writes the changed entries of the table, whose blocks must be durable. True if there
-    /// were any, so that another flush is due.
-    pub(crate) fn write_table(&mut self, disk: Disk<'_>) -> Result<bool> {
+    /// Writes the changed entries of the table, which count as changed still.
+    pub(crate) fn write_table(&mut self, disk: Disk<'_>) -> Result<()> {
         for page in &self.dirty_pages {
-            self.table.write_page(disk.file, page * PAGE)?;
+            let (offset, bytes) = self.table.page_bytes(disk.file, *page)?;
+            disk.file.write_at(&bytes, offset)?;
         }
-        Ok(!self.dirty_pages.is_empty())
+        Ok(())
     }
 
-    /// Says that what [`Refcounts::write_table`] wrote has been flushed.
-    pub(crate) fn table_durable(&mut self) {
-        self.dirty_pages.clear();
+    /// Writes the changed blocks. Returns the changed pages of the table, which are to be written
+    /// once the blocks are durable, and their host offsets.
+    pub(crate) fn begin_flush(&mut self, disk: Disk<'_>) -> Result<Vec<(u64, Vec<u8>)>> {
+        let pages = self.dirty_pages.iter();
+        let pages: Result<_> = pages
+            .map(|page| self.table.page_bytes(disk.file, *page))
+            .collect();
+        let pages = pages?;
+        self.write_blocks(disk)?;
+        self.flushing.append(&mut self.dirty);
+        self.flushing_pages.append(&mut self.dirty_pages);
+        Ok(pages)
+    }
+
+    /// Says that blocks and pages of the last [`Refcounts::begin_flush`] are durable.
+    pub(crate) fn end_flush(&mut self) {
+        self.flushing.clear();
+        self.flushing_pages.clear();
+    }
+
+    /// Says that they may not have reached the disk.
+    pub(crate) fn take_back(&mut self) {
+        self.dirty.append(&mut self.flushing);
+        self.dirty_pages.append(&mut self.flushing_pages);
     }
 }

@@ -8,7 +8,6 @@ use crate::allocator::Allocator;
 use crate::error::Error;
 use crate::function::Function;
 use crate::host_bridge::HostBridge;
-use crate::image::{self, ConfigImage};
 use crate::slot::Slot;
 
 /// CONFIG_ADDRESS (PCI Local Bus 3.0, 3.2.2.3.2): bit 31 enables, then bus, device, function and
@@ -77,8 +76,6 @@ pub struct Bus {
     /// CONFIG_ADDRESS. Two vCPUs that use it at once without a lock of their own disturb each
     /// other, as on a machine.
     address: AtomicU32,
-    /// From where guests read configuration space without an exit.
-    image: Option<Arc<dyn ConfigImage>>,
 }
 
 impl std::fmt::Debug for Bus {
@@ -96,18 +93,6 @@ impl Bus {
     /// # Errors
     /// [`Error::Window`].
     pub fn new(layout: BusLayout) -> Result<Self, Error> {
-        Self::build(layout, None)
-    }
-
-    /// A bus whose configuration space guests read from `image`, without an exit.
-    ///
-    /// # Errors
-    /// [`Error::Window`].
-    pub fn with_image(layout: BusLayout, image: Arc<dyn ConfigImage>) -> Result<Self, Error> {
-        Self::build(layout, Some(image))
-    }
-
-    fn build(layout: BusLayout, image: Option<Arc<dyn ConfigImage>>) -> Result<Self, Error> {
         layout.check()?;
         let bus = Self {
             slots: Default::default(),
@@ -118,7 +103,6 @@ impl Bus {
                 given: Vec::new(),
             }),
             address: AtomicU32::new(0),
-            image,
             layout,
         };
         bus.add_at(0, Arc::new(HostBridge::new()))?;
@@ -160,9 +144,6 @@ impl Bus {
         let mut windows = self.windows();
         let function = self.slots.get(usize::from(slot))?.set(None)?;
         self.present.fetch_and(!(1 << slot), Ordering::Release);
-        if let Some(image) = &self.image {
-            image.clear(slot);
-        }
         windows.give_back(slot);
         drop(windows);
         function.removed();
@@ -191,7 +172,7 @@ impl Bus {
     /// Writes at `offset` of the ECAM window.
     pub fn write_ecam(&self, offset: u64, data: &[u8]) {
         if let Some((slot, register)) = self.ecam_slot(offset) {
-            self.write_config(slot, register, data);
+            self.slot(slot).write_config(register, data);
         }
     }
 
@@ -223,7 +204,7 @@ impl Bus {
                 .store(u32::from_le_bytes([a, b, c, d]), Ordering::Relaxed),
             (4..8, data) => {
                 if let Some((slot, register)) = self.port_slot(offset) {
-                    self.write_config(slot, register, data);
+                    self.slot(slot).write_config(register, data);
                 }
             }
             _ => {}
@@ -250,18 +231,6 @@ impl Bus {
 
     fn slot(&self, slot: u8) -> &Slot {
         &self.slots[usize::from(slot % SLOTS)]
-    }
-
-    fn write_config(&self, slot: u8, register: u16, data: &[u8]) {
-        self.slot(slot)
-            .write_config(register, data, |function, written| {
-                if let Some(image) = &self.image {
-                    let changed = function.changed_by(written.clone());
-                    let start = changed.start.min(written.start);
-                    let end = changed.end.max(written.end).min(image::SIZE);
-                    image::refresh(&**image, slot, function, start..end);
-                }
-            });
     }
 
     /// Looks through the slots that are taken: at most 32 with 6 BARs each, some ten nanoseconds
@@ -317,9 +286,6 @@ impl Bus {
         if let Err(error) = windows.assign(slot, &*function) {
             windows.give_back(slot);
             return Err(error);
-        }
-        if let Some(image) = &self.image {
-            image::refresh(&**image, slot, &*function, 0..image::SIZE);
         }
         place.set(Some(function));
         self.present.fetch_or(1 << slot, Ordering::Release);

@@ -1,7 +1,5 @@
 //! What a bus knows of the function in a slot.
 
-use std::ops::Range;
-
 use crate::bar::BarRange;
 
 /// A PCI function. Every call comes from a vCPU's exit: it must not block, and any offset and width
@@ -12,12 +10,6 @@ pub trait Function: Send + Sync {
 
     /// Writes configuration space at `offset`, below 4096.
     fn write_config(&self, offset: u16, data: &[u8]);
-
-    /// Which registers may read differently after a write to `written`. Only asked where reads do
-    /// not come here ([`ConfigImage`](crate::ConfigImage)).
-    fn changed_by(&self, written: Range<u16>) -> Range<u16> {
-        written
-    }
 
     /// Calls `each` for every BAR that is decoded now. The bus asks after each write to command or
     /// BAR registers.

@@ -1,6 +1,5 @@
 //! One slot of the root bus.
 
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -59,13 +58,7 @@ impl Slot {
         }
     }
 
-    /// Writes configuration space and tells `changed` what may read differently now.
-    pub(crate) fn write_config(
-        &self,
-        offset: u16,
-        data: &[u8],
-        changed: impl FnOnce(&dyn Function, Range<u16>),
-    ) {
+    pub(crate) fn write_config(&self, offset: u16, data: &[u8]) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(function) = self.function() else {
             return;
@@ -75,7 +68,6 @@ impl Slot {
         if offset < HEADER {
             self.publish();
         }
-        changed(&*function, offset..offset.saturating_add(data.len() as u16));
     }
 
     /// The BAR that decodes `addr`, and the offset in it.

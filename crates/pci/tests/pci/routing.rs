@@ -1,9 +1,6 @@
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use strata_pci::{Bus, BusLayout, Error};
 
-use strata_pci::{Bus, BusLayout, ConfigImage, Error};
-
-use crate::toy::{ECAM, MEM32, MEM64, Toy, layout, read, read_u32, write};
+use crate::toy::{MEM32, MEM64, Toy, layout, read, read_u32, write};
 
 fn port_read<const N: usize>(bus: &Bus, offset: u16) -> [u8; N] {
     let mut data = [0x5a; N];
@@ -109,47 +106,4 @@ fn layouts_that_can_not_be_are_refused() {
     assert!(wrong(|l| l.mem32.end = 1 << 33));
     assert!(wrong(|l| l.mem64.start += 1));
     assert!(wrong(|l| l.mem64.end = 1 << 40));
-}
-
-#[derive(Default)]
-struct Image(Mutex<BTreeMap<u8, [u8; 256]>>);
-
-impl ConfigImage for Image {
-    fn write(&self, slot: u8, offset: u16, data: &[u8]) {
-        let mut slots = self.0.lock().unwrap();
-        let at = usize::from(offset);
-        slots.entry(slot).or_insert([0; 256])[at..at + data.len()].copy_from_slice(data);
-    }
-
-    fn clear(&self, slot: u8) {
-        self.0.lock().unwrap().remove(&slot);
-    }
-}
-
-#[test]
-fn the_image_is_what_reads_would_give() {
-    let image = Arc::new(Image::default());
-    let bus = Bus::with_image(layout(), image.clone()).unwrap();
-    bus.add(Toy::new()).unwrap();
-    let check = |bus: &Bus| {
-        let slots = image.0.lock().unwrap();
-        for (slot, bytes) in slots.iter() {
-            assert_eq!(*bytes, read::<256>(bus, *slot, 0), "slot {slot}");
-        }
-        let present = slots.keys().fold(0, |bits, slot| bits | 1_u32 << slot);
-        assert_eq!(present, bus.present());
-    };
-    check(&bus);
-    for at in 0..256_u16 {
-        write(&bus, 1, at, &[0xff; 4][..usize::from(at % 4) + 1]);
-        bus.write_port(0, &(0x8000_0800 | u32::from(at & 0xfc)).to_le_bytes());
-        bus.write_port(4 + at % 4, &[0x11]);
-        check(&bus);
-    }
-    write(&bus, 1, 0xff0, &[1]);
-    write(&bus, 2, 0, &[1]);
-    bus.write_ecam(ECAM, &[1]);
-    check(&bus);
-    bus.remove(1);
-    check(&bus);
 }

@@ -1,6 +1,5 @@
 //! The device as a PCI function.
 
-use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use strata_memory::GuestMemory;
@@ -198,16 +197,6 @@ impl Function for VirtioPci {
         };
         if let Some((at, len)) = access {
             self.write_bar(layout::BAR, at, &bytes[..len]);
-        }
-    }
-
-    fn changed_by(&self, written: Range<u16>) -> Range<u16> {
-        let start = self.lock().capabilities.pci_cfg;
-        let data = start + PCI_CFG_DATA;
-        if written.start < data && start < written.end {
-            written.start..written.end.max(data + 4)
-        } else {
-            written
         }
     }
 

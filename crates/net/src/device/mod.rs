@@ -3,12 +3,12 @@
 mod config;
 mod control;
 pub mod features;
+mod flow;
 mod rx;
 mod tx;
 mod waiting;
 mod worker;
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use strata_virtio::{Activation, Assignment, ConfigInterrupt, Device, DeviceType, Error, Queue};
@@ -17,6 +17,7 @@ use crate::limit::Limiter;
 use crate::{Backend, Endpoint, HEADER_LEN, MacAddr, RateLimit, Uplink};
 use config::Config;
 use control::Control;
+use flow::Flow;
 use rx::Receiver;
 use tx::Sender;
 use worker::PairWorker;
@@ -62,21 +63,11 @@ pub struct Statistics {
     pub tx_dropped: u64,
 }
 
-/// Each is added to once for a batch of frames.
-#[derive(Debug, Default)]
-struct Counters {
-    rx_frames: AtomicU64,
-    rx_bytes: AtomicU64,
-    rx_dropped: AtomicU64,
-    tx_frames: AtomicU64,
-    tx_bytes: AtomicU64,
-    tx_dropped: AtomicU64,
-}
-
 /// What the device, its workers and whoever holds a [`Link`] have in common.
 struct Shared {
     config: Config,
-    counters: Counters,
+    rx: Flow,
+    tx: Flow,
     uplink: Arc<dyn Uplink>,
     rx_limit: Option<Limiter>,
     tx_limit: Option<Limiter>,
@@ -126,15 +117,14 @@ impl Link {
     /// What has passed.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
-        let counters = &self.0.counters;
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (rx, tx) = (self.0.rx.read(), self.0.tx.read());
         Statistics {
-            rx_frames: read(&counters.rx_frames),
-            rx_bytes: read(&counters.rx_bytes),
-            rx_dropped: read(&counters.rx_dropped),
-            tx_frames: read(&counters.tx_frames),
-            tx_bytes: read(&counters.tx_bytes),
-            tx_dropped: read(&counters.tx_dropped),
+            rx_frames: rx.frames,
+            rx_bytes: rx.bytes,
+            rx_dropped: rx.dropped,
+            tx_frames: tx.frames,
+            tx_bytes: tx.bytes,
+            tx_dropped: tx.dropped,
         }
     }
 }
@@ -182,7 +172,8 @@ impl Card {
             slots: slots.collect(),
             shared: Arc::new(Shared {
                 config: Config::new(config.mac, pairs, config.mtu),
-                counters: Counters::default(),
+                rx: Flow::default(),
+                tx: Flow::default(),
                 uplink: backend.uplink,
                 rx_limit: Limiter::new(config.rx_limit),
                 tx_limit: Limiter::new(config.tx_limit),
@@ -216,7 +207,7 @@ impl Card {
             control,
             endpoint,
             Arc::clone(slot),
-            &self.shared,
+            shared(),
         )
     }
 }

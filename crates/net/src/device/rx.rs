@@ -2,11 +2,11 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use strata_virtio::{Chain, Error, Queue};
 
 use super::Shared;
+use super::flow::Tally;
 use super::waiting::Waiting;
 use super::worker::Served;
 use crate::sys::ReceiveList;
@@ -58,35 +58,12 @@ impl Receiver {
         }
     }
 
+    /// Receives up to a budget of frames.
     pub(super) fn serve(
         &mut self,
         queue: &mut Queue,
         endpoint: &mut dyn Endpoint,
-    ) -> Result<Served, Error> {
-        let (mut frames, mut bytes, mut dropped) = (0, 0, 0);
-        let served = self.frames(queue, endpoint, &mut |len| match len {
-            Some(len) => {
-                frames += 1;
-                bytes += len;
-            }
-            None => dropped += 1,
-        });
-        let counters = &self.shared.counters;
-        counters.rx_frames.fetch_add(frames, Ordering::Relaxed);
-        counters.rx_bytes.fetch_add(bytes, Ordering::Relaxed);
-        counters.rx_dropped.fetch_add(dropped, Ordering::Relaxed);
-        let served = served?;
-        // One interrupt for all of them.
-        queue.notify()?;
-        Ok(served)
-    }
-
-    /// Receives up to a budget of frames; tells `count` the bytes of each, or that it was dropped.
-    fn frames(
-        &mut self,
-        queue: &mut Queue,
-        endpoint: &mut dyn Endpoint,
-        count: &mut dyn FnMut(Option<u64>),
+        tally: &mut Tally,
     ) -> Result<Served, Error> {
         let shared = Arc::clone(&self.shared);
         for _ in 0..BUDGET {
@@ -107,20 +84,20 @@ impl Receiver {
                 Err(error) => {
                     if error.kind() != io::ErrorKind::WouldBlock {
                         log::debug!("receiving a frame: {error}");
-                        count(None);
+                        tally.drop_one();
                     }
                     return Ok(Served::Waiting);
                 }
             };
             if len < HEADER_LEN || !shared.config.is_link_up() {
-                count(None);
+                tally.drop_one();
                 continue;
             }
             if len as u64 > self.capacity {
                 if self.may_come_to_fit(len) {
                     self.unplaced = Some(len);
                 } else {
-                    count(None);
+                    tally.drop_one();
                 }
                 continue;
             }
@@ -129,7 +106,7 @@ impl Receiver {
             if let Some(limiter) = &shared.rx_limit {
                 limiter.take(payload);
             }
-            count(Some(payload as u64));
+            tally.pass(payload as u64);
         }
         Ok(Served::More)
     }
@@ -218,10 +195,9 @@ impl Receiver {
         self.capacity = 0;
         self.list.consume(usize::MAX);
         if self.unplaced.take().is_some() {
-            self.shared
-                .counters
-                .rx_dropped
-                .fetch_add(1, Ordering::Relaxed);
+            let mut lost = Tally::default();
+            lost.drop_one();
+            self.shared.rx.add(lost);
         }
     }
 }

@@ -2,11 +2,11 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use strata_virtio::{Chain, Error, Queue};
 
 use super::Shared;
+use super::flow::Tally;
 use super::worker::Served;
 use crate::{Endpoint, HEADER_LEN};
 
@@ -34,35 +34,12 @@ impl Sender {
         self.blocked
     }
 
+    /// Sends up to a budget of frames.
     pub(super) fn serve(
         &mut self,
         queue: &mut Queue,
         endpoint: &mut dyn Endpoint,
-    ) -> Result<Served, Error> {
-        let (mut frames, mut bytes, mut dropped) = (0, 0, 0);
-        let served = self.frames(queue, endpoint, &mut |len| match len {
-            Some(len) => {
-                frames += 1;
-                bytes += len;
-            }
-            None => dropped += 1,
-        });
-        let counters = &self.shared.counters;
-        counters.tx_frames.fetch_add(frames, Ordering::Relaxed);
-        counters.tx_bytes.fetch_add(bytes, Ordering::Relaxed);
-        counters.tx_dropped.fetch_add(dropped, Ordering::Relaxed);
-        let served = served?;
-        // One interrupt for all of them.
-        queue.notify()?;
-        Ok(served)
-    }
-
-    /// Sends up to a budget of frames; tells `count` the bytes of each, or that it was dropped.
-    fn frames(
-        &mut self,
-        queue: &mut Queue,
-        endpoint: &mut dyn Endpoint,
-        count: &mut dyn FnMut(Option<u64>),
+        tally: &mut Tally,
     ) -> Result<Served, Error> {
         self.blocked = false;
         queue.disable_kicks()?;
@@ -93,7 +70,7 @@ impl Sender {
                     if let Some(limiter) = &self.shared.tx_limit {
                         limiter.take(payload as usize);
                     }
-                    count(Some(payload));
+                    tally.pass(payload);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     queue.unpop();
@@ -104,7 +81,7 @@ impl Sender {
                 // network may lose frames.
                 Err(error) => {
                     log::debug!("sending a frame: {error}");
-                    count(None);
+                    tally.drop_one();
                 }
             }
             queue.push(self.chain.head(), 0)?;

@@ -44,6 +44,7 @@ pub(super) struct PairWorker {
     slot: Arc<Slot>,
     /// Only where a rate is limited.
     timer: Option<TimerFd>,
+    shared: Arc<Shared>,
 }
 
 /// A descriptor, for those who want to know it as a number.
@@ -62,7 +63,7 @@ impl PairWorker {
         control: Option<Control>,
         endpoint: Box<dyn Endpoint>,
         slot: Arc<Slot>,
-        shared: &Shared,
+        shared: Arc<Shared>,
     ) -> Result<Self, Error> {
         let timer = if shared.is_limited() {
             let made = TimerFd::new().map_err(|error| Error::Io {
@@ -80,6 +81,7 @@ impl PairWorker {
             endpoint: Some(endpoint),
             slot,
             timer,
+            shared,
         })
     }
 
@@ -92,9 +94,15 @@ impl PairWorker {
             return Ok(());
         };
         let served = if direction == RX {
-            self.receiver.serve(queue, endpoint.as_mut())
+            let receiver = &mut self.receiver;
+            self.shared.rx.batch(queue, |queue, tally| {
+                receiver.serve(queue, endpoint.as_mut(), tally)
+            })
         } else {
-            self.sender.serve(queue, endpoint.as_mut())
+            let sender = &mut self.sender;
+            self.shared.tx.batch(queue, |queue, tally| {
+                sender.serve(queue, endpoint.as_mut(), tally)
+            })
         }?;
         match served {
             Served::More => queue.kick(),

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use strata_net::Error;
-use strata_net::bridge::{self, Host, PortKind};
+use strata_net::bridge::{self, Change, Host, PortKind, Report};
 
 use crate::world::{World, change, paths};
 
@@ -370,15 +370,14 @@ fn what_can_not_be_is_refused_before_anything_changes() {
         .ip("route add 10.0.0.0/8 nexthop via 192.0.2.7 nexthop via 192.0.2.8")
         .unwrap();
     let before = world.configuration();
-    let refused = |bridge: &str, uplink: Option<&str>| {
+    type Operation = fn(&Host, Change, bool) -> Result<Report, Error>;
+    let refused_by = |operation: Operation, bridge: &str, uplink: Option<&str>| {
         let mut change = change(uplink);
         change.bridge = bridge.parse().unwrap();
-        let error = world
-            .host
-            .run(|| bridge::create(&world.paths(), change, false))
-            .unwrap_err();
-        error.to_string()
+        let refused = world.host.run(|| operation(&world.paths(), change, false));
+        refused.unwrap_err().to_string()
     };
+    let refused = |bridge: &str, uplink| refused_by(bridge::create, bridge, uplink);
     assert!(refused("taken", None).contains("a bridge taken already"));
     assert!(refused("eth0", None).contains("an interface eth0 already"));
     assert!(refused("br0", Some("eth7")).contains("no interface eth7"));
@@ -387,15 +386,7 @@ fn what_can_not_be_is_refused_before_anything_changes() {
     assert!(refused("br0", Some("port")).contains("a port of taken already"));
     assert!(refused("br0", Some("other")).contains("it is down"));
     assert!(refused("br0", Some("eth0")).contains("10.0.0.0/8"));
-    let refused = |bridge: &str, uplink: Option<&str>| {
-        let mut change = change(uplink);
-        change.bridge = bridge.parse().unwrap();
-        let error = world
-            .host
-            .run(|| bridge::delete(&world.paths(), change, false))
-            .unwrap_err();
-        error.to_string()
-    };
+    let refused = |bridge: &str, uplink| refused_by(bridge::delete, bridge, uplink);
     assert!(refused("br7", None).contains("no bridge br7"));
     assert!(refused("eth0", None).contains("eth0 is no bridge"));
     assert!(refused("taken", Some("eth0")).contains("no port of taken"));

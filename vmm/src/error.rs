@@ -50,6 +50,26 @@ pub enum Error {
     /// The socket device.
     #[error(transparent)]
     Vsock(#[from] strata_vsock::Error),
+    /// No device has this name.
+    #[error("there is no device with the id {0}")]
+    NoDevice(String),
+    /// The guest has let go of a device, which is being closed.
+    #[error("the device {0} is being removed")]
+    Removing(String),
+    /// No block node has this name.
+    #[error("there is no block node {0}")]
+    NoNode(String),
+    /// A block node has a user already.
+    #[error("the block node {node} is in use by {user}")]
+    NodeInUse {
+        /// The node.
+        node: String,
+        /// The device, or the node above.
+        user: String,
+    },
+    /// The machine was started without slots that can be filled and emptied.
+    #[error("this machine has no hot-plug: start it with --qmp, without hotplug=off")]
+    NoHotPlug,
     /// The kernel can not run on this kind of KVM.
     #[error(
         "this host's KVM is of the PVM kind, on which a stock Linux kernel does not boot: use the \

@@ -15,6 +15,8 @@ pub enum Outcome {
     GuestPanic,
     /// The person at the console left it with Ctrl-A X.
     Left,
+    /// A client of the control socket said `quit`.
+    Quit,
     /// A second SIGTERM (or SIGINT), or SIGHUP, ended the machine.
     Terminated,
 }
@@ -23,7 +25,7 @@ impl Outcome {
     /// The process's exit code.
     pub const fn code(self) -> u8 {
         match self {
-            Self::PowerOff | Self::Left => 0,
+            Self::PowerOff | Self::Left | Self::Quit => 0,
             Self::Reboot => 3,
             Self::GuestPanic => 4,
             // 128 + SIGTERM, what a shell reports for a process that the signal ended.
@@ -45,6 +47,7 @@ impl fmt::Display for Outcome {
             Self::Reboot => "the guest asked for a reboot",
             Self::GuestPanic => "the guest panicked",
             Self::Left => "left by Ctrl-A X",
+            Self::Quit => "ended by the command quit",
             Self::Terminated => "ended by a signal",
         })
     }

@@ -6,10 +6,12 @@
 //! meet.
 #![deny(unsafe_code)]
 
+pub mod announce;
 pub mod arch;
 pub mod cli;
 pub mod config;
 pub mod console;
+mod control;
 pub mod devices;
 pub mod doctor;
 pub mod error;

@@ -126,6 +126,17 @@ pub(crate) fn read_stdin(buffer: &mut [u8]) -> io::Result<usize> {
     usize::try_from(read).map_err(|_| io::Error::last_os_error())
 }
 
+/// Calls `f` with a file mode creation mask, which is the whole process's: no other thread may
+/// make files meanwhile.
+pub(crate) fn with_umask<R>(mask: libc::mode_t, f: impl FnOnce() -> R) -> R {
+    // SAFETY: umask takes any mask and can not fail.
+    let before = unsafe { libc::umask(mask) };
+    let result = f();
+    // SAFETY: as before.
+    unsafe { libc::umask(before) };
+    result
+}
+
 /// Bytes that nobody can foretell.
 pub(crate) fn random() -> [u8; 16] {
     let mut bytes = [0; 16];

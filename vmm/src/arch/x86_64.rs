@@ -12,7 +12,7 @@ use strata_boot::arch::x86_64::layout as guest;
 use strata_legacy::{AcpiPower, layout};
 use strata_memory::{GuestMemory, RamLayout};
 use strata_pci::BusLayout;
-use strata_pci::acpi::RootBus;
+use strata_pci::acpi::{HotPlugAml, RootBus};
 use strata_vcpu::arch::disable_pmu;
 use strata_vcpu::{CpuidConfig, EntryPoint, Host, Protocol, Vcpu};
 use vm_memory::{Bytes, GuestAddress};
@@ -32,6 +32,16 @@ pub const POWER_BUTTON_IRQ: u32 = 5;
 
 /// The interrupt of a new generation identifier.
 pub const GENERATION_ID_IRQ: u32 = 6;
+
+/// The interrupt that tells of filled slots and of removals.
+pub const HOT_PLUG_IRQ: u32 = 7;
+
+/// The first I/O port of hot-plug's registers.
+pub const HOT_PLUG_PORT: u16 = 0x610;
+
+/// The slots that can be filled and emptied while the guest runs: all but the host bridge's. What
+/// the machine starts with can be taken out, too.
+pub const HOT_PLUG_SLOTS: u32 = !1;
 
 /// Addresses that are neither RAM for the kernel nor firmware tables: the generation identifier's
 /// page, and the ECAM window.
@@ -136,7 +146,11 @@ pub fn write_firmware(config: &MachineConfig, memory: &GuestMemory) -> Result<u6
     let pci = RootBus {
         layout: PCI_LAYOUT,
         ports: true,
-        hot_plug: None,
+        hot_plug: config.has_hot_plug().then_some(HotPlugAml {
+            port: HOT_PLUG_PORT,
+            gsi: HOT_PLUG_IRQ,
+            slots: HOT_PLUG_SLOTS,
+        }),
     };
     let mut devices: Vec<&dyn Aml> = vec![&pvpanic, &generation_id];
     if config.has_pci() {

@@ -47,6 +47,9 @@ impl PartialConfig {
         let ports = self.virtio_console.into_iter();
         self.virtio_console = ports.map(|port| port.map_path(join)).collect();
         self.serial = self.serial.map(|serial| serial.map_path(join));
+        if let Some(qmp) = &mut self.qmp {
+            qmp.unix = dir.join(&qmp.unix);
+        }
         self
     }
 }

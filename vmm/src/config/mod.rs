@@ -7,6 +7,7 @@ mod file;
 mod memory;
 mod net;
 mod options;
+mod qmp;
 mod serial;
 mod virtio_console;
 mod vsock;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use strata_vcpu::CpuModel;
 
 pub use balloon::BalloonConfig;
@@ -24,6 +26,8 @@ pub use cloud_init::CloudInitConfig;
 pub use disk::DiskConfig;
 pub use memory::{HugePages, MemoryConfig};
 pub use net::NetConfig;
+pub(crate) use options::Options;
+pub use qmp::QmpConfig;
 pub use serial::SerialTarget;
 pub use virtio_console::ConsolePort;
 pub use vsock::VsockConfig;
@@ -142,6 +146,11 @@ pub struct PartialConfig {
     /// The serial port's far end: stdio, null, file=PATH or unix=PATH [default: stdio]
     #[arg(long, value_name = "TARGET")]
     pub serial: Option<SerialTarget>,
+    /// A control socket that speaks QMP: its path; disks and networks can then be plugged in and
+    /// out while the guest runs, unless hotplug=off stands behind it
+    #[arg(long, value_name = "unix=PATH[,...]")]
+    #[serde(default, deserialize_with = "options::deserialize_option")]
+    pub qmp: Option<QmpConfig>,
     /// Interrupt controller [default: kernel]
     #[arg(long, value_name = "KIND")]
     pub irqchip: Option<Irqchip>,
@@ -194,6 +203,9 @@ pub struct MachineConfig {
     pub cloud_init: Option<CloudInitConfig>,
     /// The serial port's far end.
     pub serial: SerialTarget,
+    /// The control socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub qmp: Option<QmpConfig>,
     /// Interrupt controller.
     pub irqchip: Irqchip,
     /// Who unpacks the kernel and the initrd.
@@ -205,9 +217,16 @@ pub struct MachineConfig {
 }
 
 impl MachineConfig {
-    /// Whether the machine has a PCI bus: whether something is on it.
+    /// Whether slots of the PCI bus can be filled and emptied while the guest runs: whether there is
+    /// who could ask for it.
+    pub fn has_hot_plug(&self) -> bool {
+        self.qmp.as_ref().is_some_and(|qmp| qmp.hotplug)
+    }
+
+    /// Whether the machine has a PCI bus: whether something is on it, or may come to it.
     pub fn has_pci(&self) -> bool {
-        !self.disk.is_empty()
+        self.has_hot_plug()
+            || !self.disk.is_empty()
             || !self.net.is_empty()
             || self.rng
             || self.balloon.is_some()
@@ -242,6 +261,7 @@ impl PartialConfig {
             vsock: self.vsock.or(lower.vsock),
             cloud_init: self.cloud_init.or(lower.cloud_init),
             serial: self.serial.or(lower.serial),
+            qmp: self.qmp.or(lower.qmp),
             irqchip: self.irqchip.or(lower.irqchip),
             kernel_mode: self.kernel_mode.or(lower.kernel_mode),
             kernel_entry: self.kernel_entry.or(lower.kernel_entry),
@@ -298,6 +318,7 @@ impl PartialConfig {
             vsock: self.vsock,
             cloud_init: self.cloud_init,
             serial,
+            qmp: self.qmp,
             irqchip: self.irqchip.unwrap_or_default(),
             kernel_mode: self.kernel_mode.unwrap_or_default(),
             kernel_entry: self.kernel_entry.unwrap_or_default(),
@@ -308,6 +329,14 @@ impl PartialConfig {
 
 fn has_stdio(ports: &[ConsolePort]) -> bool {
     ports.iter().any(|port| port.target == SerialTarget::Stdio)
+}
+
+/// A device's configuration, from its table: that of a file, or of a command to a running machine.
+///
+/// # Errors
+/// What is wrong with it, in a sentence.
+pub(crate) fn from_table<T: Options>(table: Map<String, Value>) -> Result<T, String> {
+    options::deserialize(Value::Object(table)).map_err(|error: serde_json::Error| error.to_string())
 }
 
 /// Gives a name to each that has none: its kind and its place in the list.

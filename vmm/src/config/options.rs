@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 /// What can be said as `key=value,key=value` and as a table.
-pub(super) trait Options: DeserializeOwned {
+pub(crate) trait Options: DeserializeOwned {
     /// The keys of first parts that have none, as the size in `1G,hugepages=2M`.
     const HEADS: &'static [&'static str];
 

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::SerialTarget;
 use crate::error::Error;
+use crate::sys;
 
 /// Output of the serial port.
 #[derive(Debug)]
@@ -118,7 +119,7 @@ impl Sink {
             }
             SerialTarget::Unix(path) => {
                 let client = Client::default();
-                let listener = Listener::bind(path)?;
+                let listener = Listener::bind(path, "serial socket")?;
                 (Self::Socket(client), Some(listener))
             }
         })
@@ -153,7 +154,7 @@ impl Write for Sink {
     }
 }
 
-/// A listening console socket, whose path is removed with it.
+/// A listening socket, of a console or for control, whose path is removed with it.
 #[derive(Debug)]
 pub struct Listener {
     socket: UnixListener,
@@ -161,15 +162,15 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens at `path`.
+    /// Makes the socket at `path`, for its owner alone; `what` it is stands in messages. To be called
+    /// while this process has one thread.
     ///
     /// # Errors
-    /// [`Error::File`] when there is something at `path` already, but for a socket that nobody
-    /// listens at.
-    pub fn bind(path: &Path) -> Result<Self, Error> {
+    /// [`Error::File`] when something is at `path`, but for a socket that nobody listens on.
+    pub fn bind(path: &Path, what: &'static str) -> Result<Self, Error> {
         let fail = |remedy| {
             move |source| Error::File {
-                what: "console socket",
+                what,
                 path: path.to_owned(),
                 remedy,
                 source,
@@ -184,7 +185,8 @@ impl Listener {
         if stale {
             std::fs::remove_file(path).map_err(fail("remove the left-over socket"))?;
         }
-        let socket = UnixListener::bind(path).map_err(fail(
+        let bound = sys::with_umask(0o177, || UnixListener::bind(path));
+        let socket = bound.map_err(fail(
             "name a path that does not exist yet, in a directory that does",
         ))?;
         socket.set_nonblocking(true).map_err(fail("try again"))?;

@@ -36,7 +36,9 @@ impl VirtioConsole {
             let mut port = Port::unconnected(&config.name);
             match &config.target {
                 SerialTarget::Null => {}
-                SerialTarget::Unix(path) => listeners.push((index, Listener::bind(path)?)),
+                SerialTarget::Unix(path) => {
+                    listeners.push((index, Listener::bind(path, "console socket")?))
+                }
                 SerialTarget::Stdio => {
                     let (output, typed) = Output::open(&config.target)?;
                     port.stream = Some(Box::new(output));

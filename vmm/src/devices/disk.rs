@@ -1,5 +1,6 @@
 //! Disks: opened as the configuration says, put on the PCI bus, and closed at the end.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsRawFd;
@@ -15,35 +16,70 @@ use strata_cloud_init::{MAX_FILE, MetaData, Seed};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::Pci;
+use super::node::Node;
+use crate::announce::{Announcer, BlockIoError};
 use crate::config::{CloudInitConfig, DiskConfig, MachineConfig};
 use crate::error::Error;
 
 /// What a qcow2 image begins with.
 const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
 
-/// The machine's disks, from their owner's side.
+/// The machine's disks, from their owner's side: that of the main thread.
 pub struct Disks {
-    controls: Vec<BlockControl>,
+    list: RefCell<Vec<OpenDisk>>,
+    pub(super) nodes: RefCell<Vec<Node>>,
     stopped: Arc<EventFd>,
+    announcer: Announcer,
+}
+
+/// A disk on the bus.
+#[derive(Clone)]
+pub struct OpenDisk {
+    /// Its name.
+    pub id: String,
+    /// What it was made of.
+    pub config: DiskConfig,
+    /// The node that it shows, and leaves open when it goes; none for a disk of its own.
+    pub node: Option<String>,
+    /// The device, from outside.
+    pub control: BlockControl,
+}
+
+impl OpenDisk {
+    /// Makes everything durable, for good if the image is the disk's own. The device has stopped.
+    ///
+    /// # Errors
+    /// [`Error::Disk`].
+    pub fn close(&self) -> Result<(), Error> {
+        let disk = self.control.disk();
+        match &self.node {
+            Some(_) if disk.read_only() => Ok(()),
+            Some(_) => Ok(disk.flush()?),
+            None => Ok(disk.close()?),
+        }
+    }
 }
 
 impl Disks {
-    /// Opens the machine's disks and puts them on the bus, that of cloud-init's files last.
+    /// Opens the machine's disks and puts them on the bus, that of cloud-init's files last. Their
+    /// failures are told by `announcer`.
     ///
     /// # Errors
     /// [`Error::Disk`], [`Error::FormatNeeded`], [`Error::File`], [`Error::CloudInit`], and as
     /// [`Pci::add`].
-    pub fn create(config: &MachineConfig, pci: &Pci) -> Result<Self, Error> {
+    pub fn create(config: &MachineConfig, pci: &Pci, announcer: &Announcer) -> Result<Self, Error> {
         let stopped = EventFd::new(EFD_NONBLOCK).map_err(|source| Error::Host {
             what: "create an eventfd",
             source,
         })?;
-        let mut disks = Self {
-            controls: Vec::with_capacity(config.disk.len()),
+        let disks = Self {
+            list: RefCell::new(Vec::with_capacity(config.disk.len())),
+            nodes: RefCell::default(),
             stopped: Arc::new(stopped),
+            announcer: announcer.clone(),
         };
         for disk in &config.disk {
-            disks.add(disk, format(disk)?, pci)?;
+            disks.add(disk, pci)?;
         }
         if let Some(files) = &config.cloud_init {
             disks.add_seed(files, pci)?;
@@ -51,8 +87,16 @@ impl Disks {
         Ok(disks)
     }
 
+    /// Opens a disk and puts it on the bus.
+    ///
+    /// # Errors
+    /// [`Error::Disk`], [`Error::FormatNeeded`], and as [`Pci::add`].
+    pub fn add(&self, config: &DiskConfig, pci: &Pci) -> Result<(), Error> {
+        self.add_open(config, open(config, format(config)?)?, None, pci)
+    }
+
     /// Adds the disk that cloud-init reads at the guest's first boot. It is in memory only.
-    fn add_seed(&mut self, files: &CloudInitConfig, pci: &Pci) -> Result<(), Error> {
+    fn add_seed(&self, files: &CloudInitConfig, pci: &Pci) -> Result<(), Error> {
         let user_data = read("user-data", &files.user_data)?;
         let meta_data = files.meta_data.as_deref();
         let meta_data = meta_data.map(|path| read("meta-data", path)).transpose()?;
@@ -76,24 +120,32 @@ impl Disks {
             readonly: true,
             ..DiskConfig::new(format!("/proc/self/fd/{}", file.as_raw_fd()))
         };
-        self.add(&disk, Format::Raw, pci)
+        self.add_open(&disk, open(&disk, Format::Raw)?, None, pci)
     }
 
-    fn add(&mut self, config: &DiskConfig, format: Format, pci: &Pci) -> Result<(), Error> {
-        let disk = Disk::open(&DiskOptions {
-            path: config.path.clone(),
-            format,
-            read_only: config.readonly,
-            cache: config.cache,
-            backing: config.backing,
-        })?;
+    /// Puts a disk on the bus that is open already.
+    pub(super) fn add_open(
+        &self,
+        config: &DiskConfig,
+        disk: Arc<Disk>,
+        node: Option<String>,
+        pci: &Pci,
+    ) -> Result<(), Error> {
         let id = config.id.as_deref().unwrap_or_default();
-        let device = BlockDevice::new(Arc::new(disk), self.options(config, id))?;
-        self.controls.push(device.control());
-        pci.add(id, Box::new(device))
+        let options = self.options(config, id, node.as_deref());
+        let device = BlockDevice::new(disk, options)?;
+        let control = device.control();
+        pci.add(id, Box::new(device))?;
+        self.list.borrow_mut().push(OpenDisk {
+            id: id.to_owned(),
+            config: config.clone(),
+            node,
+            control,
+        });
+        Ok(())
     }
 
-    fn options(&self, config: &DiskConfig, id: &str) -> BlockOptions {
+    fn options(&self, config: &DiskConfig, id: &str, node: Option<&str>) -> BlockOptions {
         let serial = config.serial.as_deref().unwrap_or(id);
         BlockOptions {
             name: id.to_owned(),
@@ -105,14 +157,16 @@ impl Disks {
             },
             read_errors: config.on_error,
             write_errors: config.on_error,
-            on_failure: Some(self.on_failure(id)),
+            on_failure: Some(self.on_failure(id, node)),
             ..BlockOptions::default()
         }
     }
 
-    fn on_failure(&self, id: &str) -> FailureSink {
+    fn on_failure(&self, id: &str, node: Option<&str>) -> FailureSink {
         let (stopped, id) = (Arc::clone(&self.stopped), id.to_owned());
+        let announcement = BlockIoError::new(&self.announcer, &id, node);
         Arc::new(move |failure| {
+            announcement.announce(failure);
             if failure.policy == ErrorPolicy::Stop {
                 let remedy = if failure.no_space {
                     "make room for it"
@@ -129,6 +183,25 @@ impl Disks {
         })
     }
 
+    /// The disks, in the order in which they were added.
+    pub fn list(&self) -> Vec<OpenDisk> {
+        self.list.borrow().clone()
+    }
+
+    /// The disk with this name.
+    pub fn get(&self, id: &str) -> Option<OpenDisk> {
+        self.list
+            .borrow()
+            .iter()
+            .find(|disk| disk.id == id)
+            .cloned()
+    }
+
+    /// Gives up a disk that is off the bus and closed.
+    pub fn forget(&self, id: &str) {
+        self.list.borrow_mut().retain(|disk| disk.id != id);
+    }
+
     /// Readable when a disk wants the machine to be paused.
     pub fn stopped(&self) -> &EventFd {
         &self.stopped
@@ -136,7 +209,9 @@ impl Disks {
 
     /// Tries again what failed and made the machine pause.
     pub fn retry(&self) {
-        self.controls.iter().for_each(BlockControl::retry);
+        for disk in self.list.borrow().iter() {
+            disk.control.retry();
+        }
     }
 
     /// Makes everything durable and says in the images that they are closed. Their devices have
@@ -145,9 +220,24 @@ impl Disks {
     /// # Errors
     /// [`Error::Disk`]: the first that failed. All are tried.
     pub fn close(&self) -> Result<(), Error> {
-        let closed = self.controls.iter().map(|control| control.disk().close());
-        closed.fold(Ok(()), Result::and).map_err(Error::Disk)
+        let list = self.list.borrow();
+        let nodes = self.nodes.borrow();
+        let closed = list.iter().map(OpenDisk::close);
+        let closed = closed.chain(nodes.iter().map(Node::close));
+        closed.fold(Ok(()), Result::and)
     }
+}
+
+/// Opens a disk's files.
+pub(super) fn open(config: &DiskConfig, format: Format) -> Result<Arc<Disk>, Error> {
+    let disk = Disk::open(&DiskOptions {
+        path: config.path.clone(),
+        format,
+        read_only: config.readonly,
+        cache: config.cache,
+        backing: config.backing,
+    })?;
+    Ok(Arc::new(disk))
 }
 
 /// The format that was given, or raw. A file that says it is something else is not taken for raw

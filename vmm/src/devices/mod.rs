@@ -3,7 +3,8 @@
 mod bus;
 mod console;
 mod disk;
-pub mod net;
+mod net;
+mod node;
 mod pci;
 mod ports;
 mod power;
@@ -14,14 +15,18 @@ use std::sync::Arc;
 
 use strata_interrupts::Controller;
 use strata_legacy::{AcpiPower, Device, Pvpanic, ResetPort, Rtc, SystemClock, layout};
+use strata_pci::HotPlug;
 use vm_device::bus::{MmioAddress, MmioRange, PioAddress, PioRange};
 use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 use vm_device::{DeviceMmio, DevicePio};
 
 pub use self::bus::Bus;
 pub use self::console::VirtioConsole;
-pub use self::disk::Disks;
-pub use self::pci::Pci;
+pub use self::disk::{Disks, OpenDisk};
+pub use self::net::{Nets, OpenNet};
+pub use self::node::Node;
+use self::pci::HotPlugPorts;
+pub use self::pci::{Function, Pci, Removed};
 use self::ports::Ports;
 pub use self::power::{Power, PowerButton};
 pub use self::serial::SerialPort;
@@ -86,6 +91,15 @@ pub fn create(controller: &Controller, pci: Arc<Pci>, sink: Sink) -> Result<Devi
         Pvpanic,
         &power,
     )?;
+    if let Some(ports) = HotPlugPorts::of(&pci) {
+        add_ports(
+            &mut io,
+            arch::HOT_PLUG_PORT,
+            HotPlug::PORTS.into(),
+            "PCI hot-plug",
+            Arc::new(ports),
+        )?;
+    }
     let (base, count) = Pci::PORTS;
     add_ports(&mut io, base, count, "the PCI bus", pci)?;
     if let Some((base, size)) = controller.mmio_window() {

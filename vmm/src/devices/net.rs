@@ -1,9 +1,10 @@
 //! Network cards: connected as the configuration says, and put on the PCI bus.
 
+use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 
 use strata_net::{
-    Backend, Card, CardConfig, MacAddr, Passt, RateLimit, Tap, bridge, stream_backend,
+    Backend, Card, CardConfig, Link, MacAddr, Passt, RateLimit, Tap, bridge, stream_backend,
 };
 
 use super::Pci;
@@ -14,13 +15,44 @@ use crate::sys;
 /// Ethernet's MTU, where neither the user nor a bridge says another.
 const MTU: u16 = 1500;
 
-/// Connects the cards of `configs` and puts them on the bus.
-///
-/// # Errors
-/// [`Error::Net`], [`Error::InheritedFd`], and as [`Pci::add`].
-pub fn create(configs: &[NetConfig], pci: &Pci) -> Result<(), Error> {
-    for config in configs {
+/// The machine's network cards, from their owner's side: that of the main thread.
+#[derive(Default)]
+pub struct Nets(RefCell<Vec<OpenNet>>);
+
+/// A card on the bus.
+#[derive(Clone)]
+pub struct OpenNet {
+    /// Its name.
+    pub id: String,
+    /// What it was made of.
+    pub config: NetConfig,
+    /// The host's end by another name, where a command gave it one.
+    pub netdev: Option<String>,
+    /// Its cable.
+    pub link: Link,
+}
+
+impl Nets {
+    /// Connects the cards of `configs` and puts them on the bus.
+    ///
+    /// # Errors
+    /// As [`Nets::add`].
+    pub fn create(configs: &[NetConfig], pci: &Pci) -> Result<Self, Error> {
+        let nets = Self::default();
+        for config in configs {
+            nets.add(config, None, pci)?;
+        }
+        Ok(nets)
+    }
+
+    /// Connects a card and puts it on the bus.
+    ///
+    /// # Errors
+    /// [`Error::Net`], [`Error::InheritedFd`], and as [`Pci::add`].
+    pub fn add(&self, config: &NetConfig, netdev: Option<&str>, pci: &Pci) -> Result<(), Error> {
         let id = config.id.as_deref().unwrap_or_default();
+        // Before the host's side is touched.
+        pci.check_free(id)?;
         let mac = match config.mac {
             Some(mac) => mac,
             None => MacAddr::random().map_err(|source| Error::Host {
@@ -37,9 +69,27 @@ pub fn create(configs: &[NetConfig], pci: &Pci) -> Result<(), Error> {
             tx_limit: RateLimit::default(),
         };
         log::info!("{id} has the MAC address {mac}");
-        pci.add(id, Box::new(Card::new(card, backend)?))?;
+        let card = Card::new(card, backend)?;
+        let link = card.link();
+        pci.add(id, Box::new(card))?;
+        self.0.borrow_mut().push(OpenNet {
+            id: id.to_owned(),
+            config: config.clone(),
+            netdev: netdev.map(str::to_owned),
+            link,
+        });
+        Ok(())
     }
-    Ok(())
+
+    /// The cards, in the order in which they were added.
+    pub fn list(&self) -> Vec<OpenNet> {
+        self.0.borrow().clone()
+    }
+
+    /// Gives up a card that is off the bus.
+    pub fn forget(&self, id: &str) {
+        self.0.borrow_mut().retain(|net| net.id != id);
+    }
 }
 
 /// The card's host end, and its MTU.

@@ -1,6 +1,7 @@
 //! Building a machine, in the order that KVM and the guest's first look at it need.
 
 use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 
@@ -13,24 +14,39 @@ use strata_vcpu::{Host, VcpuThread};
 
 use super::Ended;
 use super::input::Source;
+use crate::announce::Announcer;
 use crate::arch;
 use crate::config::{HugePages, Irqchip, KernelEntry, KernelMode, MachineConfig, MemoryConfig};
-use crate::console::sink::Sink;
-use crate::devices::{self, Bus, Disks, Pci, PowerButton, SerialPort, SmallDevices};
+use crate::console::sink::{Listener, Sink};
+use crate::devices::{self, Bus, Disks, Nets, Pci, Power, PowerButton, SerialPort, SmallDevices};
 use crate::error::{Chain, Error};
 use crate::sys;
+
+/// What commands of the control socket work on, of a machine that runs.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    pub(crate) power_button: Arc<PowerButton>,
+    pub(crate) pci: Arc<Pci>,
+    pub(crate) disks: Rc<Disks>,
+    pub(crate) nets: Rc<Nets>,
+    pub(crate) announcer: Announcer,
+}
 
 /// A machine whose vCPUs have yet to be let go.
 ///
 /// The fields are dropped in this order: vCPUs use what follows them.
 pub(super) struct Machine {
-    pub(super) vcpus: Vec<VcpuThread>,
+    pub(super) vcpus: Rc<Vec<VcpuThread>>,
     pub(super) ended: Arc<Ended>,
     pub(super) serial: Arc<SerialPort>,
     pub(super) power_button: Arc<PowerButton>,
     pub(super) pci: Arc<Pci>,
-    pub(super) disks: Disks,
     pub(super) small: SmallDevices,
+    pub(super) disks: Rc<Disks>,
+    pub(super) nets: Rc<Nets>,
+    pub(super) power: Arc<Power>,
+    pub(super) announcer: Announcer,
+    control: Cell<Option<Listener>>,
     input: Cell<Option<Source>>,
     _vm: Arc<VmFd>,
     _ram: Arc<GuestRam>,
@@ -42,6 +58,13 @@ impl Machine {
         let kernel = open_kernel(config)?;
         let initrd = open_initrd(config)?;
         let (sink, listener) = Sink::open(&config.serial)?;
+        let (control, announcer) = match &config.qmp {
+            None => (None, Announcer::default()),
+            Some(qmp) => (
+                Some(Listener::bind(&qmp.unix, "control socket")?),
+                Announcer::new()?,
+            ),
+        };
         let ram = GuestRam::new(&ram_config(&config.memory), &arch::RAM_LAYOUT)?;
         let ram = Arc::new(ram);
 
@@ -63,17 +86,22 @@ impl Machine {
         map_ram(&vm, &ram)?;
 
         let input = Source::of(&config.serial, listener, sink.client());
-        let pci = Pci::new(Arc::clone(&vm), controller.clone(), ram.memory().clone())?;
+        let pci = Pci::new(
+            Arc::clone(&vm),
+            controller.clone(),
+            ram.memory().clone(),
+            config.has_hot_plug(),
+        )?;
         let pci = Arc::new(pci);
-        let disks = Disks::create(config, &pci)?;
-        devices::net::create(&config.net, &pci)?;
+        let disks = Disks::create(config, &pci, &announcer)?;
+        let nets = Nets::create(&config.net, &pci)?;
         let small = SmallDevices::create(config, &pci, &ram)?;
         let devices = devices::create(&controller, Arc::clone(&pci), sink)?;
         let ended = Arc::new(Ended::new()?);
         let bus = Arc::new(Bus::new(
             devices.io,
             Arc::clone(&pci),
-            devices.power,
+            Arc::clone(&devices.power),
             controller,
             ram.memory().clone(),
             Arc::clone(&ended),
@@ -83,13 +111,17 @@ impl Machine {
             .map(|vcpu| VcpuThread::spawn(vcpu, Arc::clone(&bus)))
             .collect::<Result<_, _>>()?;
         Ok(Self {
-            vcpus,
+            vcpus: Rc::new(vcpus),
             ended,
             serial: devices.serial,
             power_button: devices.power_button,
             pci,
-            disks,
             small,
+            disks: Rc::new(disks),
+            nets: Rc::new(nets),
+            power: devices.power,
+            announcer,
+            control: Cell::new(control),
             input: Cell::new(input),
             _vm: vm,
             _ram: ram,
@@ -99,6 +131,21 @@ impl Machine {
     /// The console's input, once.
     pub(super) fn take_input(&self) -> Option<Source> {
         self.input.take()
+    }
+
+    pub(super) fn parts(&self) -> Parts {
+        Parts {
+            power_button: self.power_button.clone(),
+            pci: self.pci.clone(),
+            disks: self.disks.clone(),
+            nets: self.nets.clone(),
+            announcer: self.announcer.clone(),
+        }
+    }
+
+    /// The control socket, once.
+    pub(super) fn take_control(&self) -> Option<Listener> {
+        self.control.take()
     }
 }
 

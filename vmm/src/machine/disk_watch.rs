@@ -3,8 +3,8 @@
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Pace, Wish, watch};
-use crate::error::Error;
+use super::{Pace, Status, watch};
+use crate::error::{Chain, Error};
 
 /// Pauses the vCPUs when a disk asks for it.
 pub(super) struct DiskWatch {
@@ -25,7 +25,9 @@ impl DiskWatch {
 impl MutEventSubscriber for DiskWatch {
     fn process(&mut self, _events: Events, _ops: &mut EventOps<'_>) {
         let _ = self.stopped.read();
-        self.pace.0.set(Some(Wish::Pause));
+        if let Err(error) = self.pace.pause(Status::IoError) {
+            log::error!("the machine can not be paused: {}", Chain(&error));
+        }
     }
 
     fn init(&mut self, ops: &mut EventOps<'_>) {

@@ -2,33 +2,41 @@
 //!
 //! The main thread runs the event loop: signals, the console's input, and the news that a vCPU
 //! has ended. Each vCPU has a thread, which serves its own exits, and so has each queue of a virtio
-//! device that its driver has started. There are no other threads.
+//! device that its driver has started. A device that is removed has one more while it is closed.
+//! There are no other threads.
 
 mod build;
 mod clients;
 mod disk_watch;
 mod ended;
+mod hot_plug_watch;
 mod input;
+mod pace;
 mod signals;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
-use strata_vcpu::{Cause, ExitReason, VcpuThread};
+use serde_json::json;
+use strata_vcpu::{Cause, ExitReason};
 
 use self::build::Machine;
-pub(crate) use self::build::map_ram;
+pub(crate) use self::build::{Parts, map_ram};
 use self::clients::Clients;
 use self::disk_watch::DiskWatch;
 pub use self::ended::Ended;
 use self::ended::EndedWatch;
+use self::hot_plug_watch::HotPlugWatch;
 use self::input::{Input, Source};
+pub use self::pace::{Pace, Status};
 use self::signals::Signals;
+use crate::announce::Announcer;
 use crate::arch;
 use crate::config::MachineConfig;
 use crate::console::terminal::RawMode;
+use crate::control::{Control, Server};
 use crate::devices::VirtioConsole;
 use crate::error::Error;
 use crate::exit::Outcome;
@@ -42,32 +50,20 @@ const SETTLED_MS: i32 = 50;
 const FOREVER: i32 = -1;
 
 /// Where the parts of the main loop say that, and how, the machine ends.
-#[derive(Clone, Default)]
-struct End(Rc<Cell<Option<Finish>>>);
+#[derive(Clone, Debug, Default)]
+pub(crate) struct End(Rc<Cell<Option<Finish>>>);
 
 /// What ends the main loop.
 #[derive(Clone, Copy, Debug)]
-enum Finish {
+pub(crate) enum Finish {
     /// From outside: a signal, or the person at the console.
     Outside(Outcome),
     /// A vCPU has ended; [`Ended`] says why.
     Vcpu,
 }
 
-/// Where the parts of the main loop say that the vCPUs are to pause, or to go on.
-#[derive(Clone, Default)]
-struct Pace(Rc<Cell<Option<Wish>>>);
-
-#[derive(Clone, Copy, Debug)]
-enum Wish {
-    /// A disk can not go on.
-    Pause,
-    /// The user has seen to it.
-    Resume,
-}
-
 impl End {
-    fn set(&self, finish: Finish) {
+    pub(crate) fn set(&self, finish: Finish) {
         if self.0.get().is_none() {
             self.0.set(Some(finish));
         }
@@ -76,7 +72,7 @@ impl End {
 
 /// Adds a descriptor of our own to the loop, which can only fail for want of kernel memory: the
 /// machine then goes on without that descriptor's events, and says so.
-fn watch(ops: &mut EventOps<'_>, events: Events) {
+pub(crate) fn watch(ops: &mut EventOps<'_>, events: Events) {
     if let Err(error) = ops.add(events) {
         log::error!("the event loop does not take a descriptor: {error}");
     }
@@ -100,49 +96,23 @@ pub fn run(config: &MachineConfig) -> Result<Outcome, Error> {
         None
     };
     let console = machine.small.console.take();
-    let finish = main_loop(&machine, console, signals, raw_mode.clone())?;
-    // No vCPU writes to the terminal any more once it is given back.
-    let Machine {
-        vcpus,
-        ended,
-        pci,
-        disks,
-        ..
-    } = machine;
-    for vcpu in &vcpus {
-        vcpu.stop()?;
-    }
-    pci.stop();
-    let closed = disks.close();
-    let outcome = match finish {
-        Finish::Outside(outcome) => Ok(outcome),
-        Finish::Vcpu => outcome_of(&vcpus, &ended),
-    };
-    drop(vcpus);
-    drop(raw_mode);
-    closed.and(outcome)
-}
-
-fn main_loop(
-    machine: &Machine,
-    console: Option<VirtioConsole>,
-    signals: std::os::fd::OwnedFd,
-    raw_mode: Option<Rc<RawMode>>,
-) -> Result<Finish, Error> {
+    let pace = Pace::new(
+        machine.vcpus.clone(),
+        machine.disks.clone(),
+        machine.announcer.clone(),
+    );
     let end = End::default();
-    let pace = Pace::default();
+    let server = machine.take_control().map(|listener| {
+        let control = Control::new(&machine.parts(), pace.clone(), end.clone());
+        Rc::new(RefCell::new(Server::new(listener, control)))
+    });
+    let mut events = EventManager::new().map_err(Error::EventLoop)?;
+    subscribe(&mut events, &machine, &end, &pace)?;
     let interactive = raw_mode.is_some();
-    let mut events =
-        EventManager::<Box<dyn MutEventSubscriber>>::new().map_err(Error::EventLoop)?;
-    events.add_subscriber(Box::new(EndedWatch::new(
-        machine.ended.clone(),
-        end.clone(),
-    )));
-    let button = machine.power_button.clone();
     events.add_subscriber(Box::new(Signals::new(
         signals,
-        button,
-        raw_mode,
+        machine.power_button.clone(),
+        raw_mode.clone(),
         console
             .as_ref()
             .filter(|console| console.input.is_some())
@@ -150,8 +120,6 @@ fn main_loop(
         end.clone(),
         pace.clone(),
     )));
-    let stopped = machine.disks.stopped();
-    events.add_subscriber(Box::new(DiskWatch::new(stopped, pace.clone())?));
     if let Some(source) = machine.take_input() {
         let port = machine.serial.clone();
         // A socket's client has no use for our commands.
@@ -159,17 +127,67 @@ fn main_loop(
         events.add_subscriber(Box::new(Input::new(source, port, interactive, end.clone())));
     }
     if let Some(console) = console {
-        if let Some(input) = console.input {
-            let port = Arc::new(input);
-            let input = Input::new(Source::Stdin, port, interactive, end.clone());
-            events.add_subscriber(Box::new(input));
-        }
-        let clients = Clients::new(console.handle, console.listeners);
-        events.add_subscriber(Box::new(clients));
+        attach(&mut events, console, interactive, &end);
     }
-    for vcpu in &machine.vcpus {
-        vcpu.resume()?;
+    if let Some(server) = &server {
+        events.add_subscriber(Box::new(Rc::clone(server)));
     }
+    machine.pci.start();
+    pace.start()?;
+    let finish = main_loop(&mut events, &end)?;
+    pace.end();
+    let outcome = match finish {
+        Finish::Outside(outcome) => Ok(outcome),
+        Finish::Vcpu => outcome_of(&machine),
+    };
+    if let Some(server) = &server {
+        announce_end(&machine.announcer, &outcome);
+        server.borrow_mut().tell();
+    }
+    // No vCPU writes to the terminal any more once it is given back.
+    for vcpu in machine.vcpus.iter() {
+        vcpu.stop()?;
+    }
+    // With what is still being removed.
+    drop(events);
+    machine.pci.stop();
+    let closed = machine.disks.close();
+    // Its clients see the end now that all is durable.
+    drop(server);
+    drop(pace);
+    drop(machine);
+    drop(raw_mode);
+    closed.and(outcome)
+}
+
+type Loop = EventManager<Box<dyn MutEventSubscriber>>;
+
+/// Adds what every machine has to the main loop.
+fn subscribe(events: &mut Loop, machine: &Machine, end: &End, pace: &Pace) -> Result<(), Error> {
+    events.add_subscriber(Box::new(EndedWatch::new(
+        machine.ended.clone(),
+        end.clone(),
+    )));
+    let stopped = machine.disks.stopped();
+    events.add_subscriber(Box::new(DiskWatch::new(stopped, pace.clone())?));
+    let (pci, disks, nets) = (&machine.pci, &machine.disks, &machine.nets);
+    if let Some(watch) = HotPlugWatch::new(pci, disks, nets, &machine.announcer)? {
+        events.add_subscriber(Box::new(watch));
+    }
+    Ok(())
+}
+
+/// Lets the virtio console's hosts be heard.
+fn attach(events: &mut Loop, console: VirtioConsole, interactive: bool, end: &End) {
+    if let Some(input) = console.input {
+        let input = Input::new(Source::Stdin, Arc::new(input), interactive, end.clone());
+        events.add_subscriber(Box::new(input));
+    }
+    let clients = Clients::new(console.handle, console.listeners);
+    events.add_subscriber(Box::new(clients));
+}
+
+fn main_loop(events: &mut Loop, end: &End) -> Result<Finish, Error> {
     let mut timeout = SETTLED_MS;
     loop {
         events.run_with_timeout(timeout).map_err(Error::EventLoop)?;
@@ -180,37 +198,36 @@ fn main_loop(
         if let Some(finish) = end.0.get() {
             return Ok(finish);
         }
-        match pace.0.take() {
-            Some(Wish::Pause) => machine.vcpus.iter().try_for_each(VcpuThread::pause)?,
-            Some(Wish::Resume) => {
-                machine.disks.retry();
-                resume(&machine.vcpus)?;
-            }
-            None => {}
-        }
     }
 }
 
-/// Lets vCPUs run, but for those that have ended, of which the main loop has yet to hear.
-fn resume(vcpus: &[VcpuThread]) -> Result<(), Error> {
-    for vcpu in vcpus {
-        match vcpu.resume() {
-            Err(strata_vcpu::Error::Ended { .. }) | Ok(()) => {}
-            Err(error) => return Err(error.into()),
-        }
+/// Tells the clients of the control socket how the machine ended (QMP's `ShutdownCause`).
+fn announce_end(announcer: &Announcer, outcome: &Result<Outcome, Error>) {
+    let (guest, reason) = match outcome {
+        Ok(Outcome::PowerOff) => (true, "guest-shutdown"),
+        Ok(Outcome::Reboot) => (true, "guest-reset"),
+        Ok(Outcome::GuestPanic) => (true, "guest-panic"),
+        Ok(Outcome::Left) => (false, "host-ui"),
+        Ok(Outcome::Quit) => (false, "host-qmp-quit"),
+        Ok(Outcome::Terminated) => (false, "host-signal"),
+        Err(_) => (false, "host-error"),
+    };
+    if reason == "guest-panic" {
+        announcer.announce("GUEST_PANICKED", || json!({ "action": "poweroff" }));
     }
-    Ok(())
+    announcer.announce("SHUTDOWN", || json!({ "guest": guest, "reason": reason }));
 }
 
 /// What the first vCPU to end makes of the whole machine.
-fn outcome_of(vcpus: &[VcpuThread], ended: &Ended) -> Result<Outcome, Error> {
-    let Some((vcpu, reason)) = ended.first() else {
+fn outcome_of(machine: &Machine) -> Result<Outcome, Error> {
+    let Some((vcpu, reason)) = machine.ended.first() else {
         return Ok(Outcome::Terminated);
     };
     match reason {
+        ExitReason::Shutdown if machine.power.panicked() => Ok(Outcome::GuestPanic),
         ExitReason::Shutdown => Ok(Outcome::PowerOff),
         ExitReason::Reset => {
-            let vcpu = vcpus.iter().find(|thread| thread.index() == vcpu);
+            let vcpu = machine.vcpus.iter().find(|thread| thread.index() == vcpu);
             let panicked = vcpu
                 .is_some_and(|vcpu| vcpu.with_paused(arch::reset_was_abrupt).unwrap_or_default());
             Ok(if panicked {

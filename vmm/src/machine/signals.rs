@@ -8,10 +8,10 @@ use std::sync::Arc;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use strata_console::ConsoleHandle;
 
-use super::{End, Finish, Pace, Wish, watch};
+use super::{End, Finish, Pace, watch};
 use crate::console::terminal::RawMode;
 use crate::devices::PowerButton;
-use crate::error::Error;
+use crate::error::{Chain, Error};
 use crate::exit::Outcome;
 use crate::sys;
 
@@ -77,8 +77,9 @@ impl Signals {
                 if let Some(raw_mode) = &self.raw_mode {
                     raw_mode.reenter();
                 }
-                // Without an effect on vCPUs that run.
-                self.pace.0.set(Some(Wish::Resume));
+                if let Err(error) = self.pace.resume() {
+                    log::error!("the machine can not go on: {}", Chain(&error));
+                }
             }
             libc::SIGWINCH => self.tell_size(),
             // The terminal is gone, and the person with it.

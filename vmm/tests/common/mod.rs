@@ -12,6 +12,7 @@
 mod elf;
 mod payload;
 mod pty;
+mod qmp;
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 
 pub use payload::Payload;
 pub use pty::Pty;
+pub use qmp::Qmp;
 
 /// The most that any of these runs takes, on a machine under load.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -23,6 +23,8 @@ pub enum Payload {
     Spin,
     /// Says `ready` and halts with interrupts off.
     Halt,
+    /// Says `ready` and ejects every device that it is asked to let go of, without driving it.
+    Eject,
     /// Says `ready`, reads and writes ports and addresses where nothing is, and powers off.
     Wild,
 }
@@ -39,6 +41,7 @@ impl Payload {
             Self::Button => (&raw const button, &raw const button_end),
             Self::Spin => (&raw const spin, &raw const spin_end),
             Self::Halt => (&raw const halt, &raw const halt_end),
+            Self::Eject => (&raw const eject, &raw const eject_end),
             Self::Wild => (&raw const wild, &raw const wild_end),
         };
         let len = end as usize - start as usize;
@@ -68,6 +71,7 @@ labels!(
     button_end
 );
 labels!(spin, spin_end, halt, halt_end, wild, wild_end);
+labels!(eject, eject_end);
 
 // S5 is sleep type 5 in `\_S5`; bit 5 of the sleep control register is SLP_EN (ACPI 6.5 §4.8.3.7).
 global_asm!(
@@ -195,6 +199,17 @@ global_asm!(
 6:  jmp 6b
     FINISH spin
 
+    // Hot-plug's registers: removals that are asked for at 4, ejections at 8.
+    BEGIN eject
+6:  mov edx, {hot_plug} + 4
+    in eax, dx
+    test eax, eax
+    jz 6b
+    mov edx, {hot_plug} + 8
+    out dx, eax
+    jmp 6b
+    FINISH eject
+
     BEGIN halt
     cli
     FINISH halt
@@ -231,4 +246,5 @@ global_asm!(
     s5 = const (AcpiPower::S5 << AcpiPower::SLEEP_TYPE_SHIFT) | AcpiPower::SLEEP_ENABLE,
     reset_port = const layout::ACPI_POWER as u64 + AcpiPower::RESET,
     reset_value = const AcpiPower::RESET_VALUE,
+    hot_plug = const strata::arch::HOT_PLUG_PORT,
 );

@@ -1,0 +1,461 @@
+//! The control socket: machines that are looked at, paused, and changed while they run.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use common::{Guest, Payload, Qmp, finish, wait};
+use serde_json::{Value, json};
+
+/// Starts a guest with a control socket, and more arguments, and connects to it.
+fn start(guest: &Guest, args: &[&str]) -> (Child, Qmp) {
+    let path = guest.path("qmp");
+    let mut command = guest.run(args);
+    command.arg("--qmp").arg(format!("unix={}", path.display()));
+    let child = piped(command);
+    let client = Qmp::connect(&path);
+    (child, client)
+}
+
+fn piped(mut command: Command) -> Child {
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+/// A file of `size` bytes to make a disk of.
+fn disk(guest: &Guest, name: &str, size: u64) -> String {
+    let path = guest.path(name);
+    fs::File::create(&path).unwrap().set_len(size).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// What a process holds of the host's, by kind: descriptors by what they are, threads, mappings.
+fn holdings(child: &Child) -> BTreeMap<String, usize> {
+    let proc = |name: &str| format!("/proc/{}/{name}", child.id());
+    let mut held = BTreeMap::new();
+    for fd in fs::read_dir(proc("fd")).unwrap() {
+        let target = fs::read_link(fd.unwrap().path()).unwrap();
+        let target = target.to_string_lossy();
+        *held
+            .entry(target.split(':').next().unwrap().to_owned())
+            .or_default() += 1;
+    }
+    let threads = fs::read_dir(proc("task")).unwrap().count();
+    held.insert("threads".to_owned(), threads);
+    held
+}
+
+#[test]
+fn a_machine_is_paused_goes_on_and_ends() {
+    let guest = Guest::new(Payload::Spin);
+    let (child, mut client) = start(&guest, &["--cpus", "2"]);
+    let mode = fs::metadata(guest.path("qmp"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let running = json!({ "running": true, "status": "running" });
+    assert_eq!(client.run("query-status", json!({})), running);
+    let mut other = Qmp::connect(&guest.path("qmp"));
+    for _ in 0..2 {
+        client.run("stop", json!({}));
+        let paused = json!({ "running": false, "status": "paused" });
+        assert_eq!(client.run("query-status", json!({})), paused);
+        let before = cpu_time(&child);
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        assert!(cpu_time(&child) - before <= 2, "a paused guest runs");
+        client.run("stop", json!({}));
+        client.run("cont", json!({}));
+        client.run("cont", json!({}));
+        assert_eq!(client.run("query-status", json!({})), running);
+        for client in [&mut client, &mut other] {
+            assert_eq!(client.wait_for("STOP"), Value::Null);
+            client.wait_for("RESUME");
+        }
+    }
+    let cpus = client.run("query-cpus-fast", json!({}));
+    assert_eq!(cpus.as_array().unwrap().len(), 2);
+    let thread = cpus[1]["thread-id"].as_u64().unwrap();
+    let comm = fs::read_to_string(format!("/proc/{}/task/{thread}/comm", child.id()));
+    assert_eq!(comm.unwrap(), "vcpu1\n");
+
+    client.run("quit", json!({}));
+    for client in [&mut client, &mut other] {
+        let end = client.wait_for("SHUTDOWN");
+        assert_eq!(end, json!({ "guest": false, "reason": "host-qmp-quit" }));
+        client.wait_for_end();
+    }
+    assert_eq!(wait(child).status.code(), Some(0));
+    assert!(!guest.path("qmp").exists());
+}
+
+/// User and system time of a process, in ticks of 10 ms (proc(5), /proc/pid/stat).
+fn cpu_time(child: &Child) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[test]
+fn the_end_is_told_with_its_reason() {
+    let button = Guest::new(Payload::Button);
+    let (child, mut client) = start(&button, &[]);
+    // Until it listens.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    client.run("system_powerdown", json!({}));
+    client.wait_for("POWERDOWN");
+    let end = client.wait_for("SHUTDOWN");
+    assert_eq!(end, json!({ "guest": true, "reason": "guest-shutdown" }));
+    assert_eq!(wait(child).status.code(), Some(0));
+
+    let halted = Guest::new(Payload::Halt);
+    let (child, mut client) = start(&halted, &[]);
+    // SAFETY: it only sends a signal, to a process that is ours and not yet waited for.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGHUP) }, 0);
+    let end = client.wait_for("SHUTDOWN");
+    assert_eq!(end, json!({ "guest": false, "reason": "host-signal" }));
+    assert_eq!(wait(child).status.code(), Some(143));
+}
+
+#[test]
+fn a_left_over_socket_is_replaced_and_a_live_one_is_not() {
+    let guest = Guest::new(Payload::Halt);
+    drop(std::os::unix::net::UnixListener::bind(guest.path("qmp")).unwrap());
+    let (child, mut client) = start(&guest, &[]);
+    let mut second = guest.run(&[]);
+    second.arg("--qmp").arg(guest.path("qmp"));
+    let output = finish(second);
+    assert_eq!(output.status.code(), Some(2));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("control socket"), "{stderr}");
+    client.run("quit", json!({}));
+    assert_eq!(wait(child).status.code(), Some(0));
+}
+
+#[test]
+fn what_is_plugged_in_and_out_two_hundred_times_leaves_nothing() {
+    let guest = Guest::new(Payload::Eject);
+    let (child, mut client) = start(&guest, &[]);
+    let (one, two) = (disk(&guest, "one", 1 << 20), disk(&guest, "two", 1 << 20));
+    let mut before = BTreeMap::new();
+    for round in 0..200 {
+        if round == 2 {
+            before = holdings(&child);
+        }
+        client.run(
+            "blockdev-add",
+            json!({ "node-name": "n", "driver": "raw",
+                    "file": { "driver": "file", "filename": one } }),
+        );
+        for arguments in [
+            json!({ "driver": "virtio-blk-pci", "id": "d1", "drive": "n" }),
+            json!({ "driver": "virtio-blk-pci", "id": "d2", "path": two, "queues": 4 }),
+            json!({ "driver": "virtio-rng-pci", "id": "r" }),
+        ] {
+            client.run("device_add", arguments);
+        }
+        for id in ["d1", "d2", "r"] {
+            client.run("device_del", json!({ "id": id }));
+            let data = client.wait_for("DEVICE_DELETED");
+            assert_eq!(
+                data,
+                json!({ "device": id, "path": format!("/machine/peripheral/{id}") })
+            );
+        }
+        client.run("blockdev-del", json!({ "node-name": "n" }));
+    }
+    assert_eq!(holdings(&child), before);
+    assert_eq!(client.run("query-block", json!({})), json!([]));
+    assert_eq!(
+        client.run("query-pci", json!({}))[0]["devices"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    client.run("quit", json!({}));
+    assert_eq!(wait(child).status.code(), Some(0));
+}
+
+#[test]
+fn what_can_not_be_had_is_refused_in_a_sentence() {
+    let guest = Guest::new(Payload::Eject);
+    let (root, other) = (
+        disk(&guest, "root", 1 << 20),
+        disk(&guest, "other", 1 << 20),
+    );
+    let (child, mut client) = start(&guest, &["--disk", &format!("{root},id=root")]);
+    client.run(
+        "blockdev-add",
+        json!({ "node-name": "f", "driver": "file", "filename": other }),
+    );
+    client.run(
+        "blockdev-add",
+        json!({ "node-name": "n", "driver": "raw", "file": "f" }),
+    );
+    client.run(
+        "device_add",
+        json!({ "driver": "virtio-blk-pci", "id": "d", "drive": "n" }),
+    );
+    for (name, arguments, needle) in [
+        ("device_add", json!({}), "'driver' is missing"),
+        (
+            "device_add",
+            json!({ "driver": "e1000", "id": "x" }),
+            "virtio-net-pci",
+        ),
+        (
+            "device_add",
+            json!({ "driver": "virtio-blk-pci" }),
+            "'id' is missing",
+        ),
+        (
+            "device_add",
+            json!({ "driver": "virtio-blk-pci", "id": "../x", "path": other }),
+            "letter",
+        ),
+        (
+            "device_add",
+            json!({ "driver": "virtio-blk-pci", "id": "root", "path": other }),
+            "root",
+        ),
+        (
+            "device_add",
+            json!({ "driver": "virtio-blk-pci", "id": "x", "path": root }),
+            "in use by another",
+        ),
+        (
+            "device_add",
+            json!({ "driver": "virtio-blk-pci", "id": "x", "path": "/missing" }),
+            "/missing",
+        ),
+        (
+            "device_add",
+            json!({ "driver": "virtio-blk-pci", "id": "x", "drive": "missing" }),
+            "missing",
+        ),
+        (
+            "device_add",
+            json!({ "driver": "virtio-blk-pci", "id": "x", "drive": "n" }),
+            "in use by d",
+        ),
+        (
+            "device_add",
+            json!({ "driver": "virtio-blk-pci", "id": "x", "drive": "n", "path": "y" }),
+            "'path'",
+        ),
+        (
+            "device_add",
+            json!({ "driver": "virtio-blk-pci", "id": "x", "path": other, "speed": 1 }),
+            "`speed`",
+        ),
+        (
+            "device_add",
+            json!({ "driver": "virtio-blk-pci", "id": "x", "path": other, "queues": 65 }),
+            "1 to 64",
+        ),
+        (
+            "device_add",
+            json!({ "driver": "virtio-blk-pci", "id": "x", "path": other, "bus": "usb.0" }),
+            "pcie.0",
+        ),
+        (
+            "device_add",
+            json!({ "driver": "virtio-net-pci", "id": "x" }),
+            "one of bridge",
+        ),
+        (
+            "device_add",
+            json!({ "driver": "virtio-net-pci", "id": "x", "netdev": "missing" }),
+            "missing",
+        ),
+        ("device_del", json!({ "id": "missing" }), "missing"),
+        (
+            "blockdev-add",
+            json!({ "driver": "raw", "file": "f" }),
+            "'node-name'",
+        ),
+        (
+            "blockdev-add",
+            json!({ "node-name": "n", "driver": "raw", "file": "f" }),
+            "n",
+        ),
+        (
+            "blockdev-add",
+            json!({ "node-name": "m", "driver": "raw", "file": "f" }),
+            "in use by n",
+        ),
+        (
+            "blockdev-add",
+            json!({ "node-name": "m", "driver": "vmdk", "file": "f" }),
+            "vmdk",
+        ),
+        (
+            "blockdev-add",
+            json!({ "node-name": "m", "driver": "raw", "file": "n" }),
+            "image",
+        ),
+        (
+            "blockdev-add",
+            json!({ "node-name": "m", "driver": "raw" }),
+            "'file'",
+        ),
+        (
+            "blockdev-add",
+            json!({ "node-name": "m", "driver": "file", "filename": "/missing" }),
+            "/missing",
+        ),
+        ("blockdev-del", json!({ "node-name": "n" }), "in use by d"),
+        ("blockdev-del", json!({ "node-name": "f" }), "in use by n"),
+        ("blockdev-del", json!({ "node-name": "missing" }), "missing"),
+        (
+            "block_resize",
+            json!({ "device": "missing", "size": 1 }),
+            "missing",
+        ),
+        (
+            "block_resize",
+            json!({ "device": "root", "size": 513 }),
+            "512",
+        ),
+        ("block_resize", json!({ "size": 512 }), "name a device"),
+        (
+            "netdev_add",
+            json!({ "type": "tap", "id": "t" }),
+            "one of bridge",
+        ),
+        (
+            "netdev_add",
+            json!({ "type": "tap", "id": "t", "ifname": "a", "script": "/x" }),
+            "scripts",
+        ),
+        (
+            "netdev_add",
+            json!({ "type": "vde", "id": "t" }),
+            "tap, bridge and user",
+        ),
+        ("netdev_del", json!({ "id": "t" }), "'t'"),
+        ("set_link", json!({ "name": "t", "up": true }), "'t'"),
+        ("stop", json!({ "now": true }), "`now`"),
+    ] {
+        let desc = client.refused(name, arguments.clone());
+        assert!(desc.contains(needle), "{name} {arguments}: {desc}");
+    }
+    let removed = client.run("query-pci", json!({}));
+    assert_eq!(
+        removed[0]["devices"].as_array().unwrap().len(),
+        3,
+        "nothing was left over"
+    );
+    // What the machine started with can go, too.
+    client.run("device_del", json!({ "id": "root" }));
+    assert_eq!(client.wait_for("DEVICE_DELETED")["device"], "root");
+    client.run("quit", json!({}));
+    assert_eq!(wait(child).status.code(), Some(0));
+}
+
+#[test]
+fn disks_say_what_they_are_and_take_limits_and_sizes() {
+    let guest = Guest::new(Payload::Eject);
+    let root = disk(&guest, "root", 1 << 20);
+    let (child, mut client) = start(
+        &guest,
+        &[
+            "--disk",
+            &format!("{root},id=root,readonly"),
+            "--disk",
+            &disk(&guest, "b", 1 << 20),
+        ],
+    );
+    let blocks = client.run("query-block", json!({}));
+    assert_eq!(blocks[0]["device"], "root");
+    assert_eq!(blocks[0]["inserted"]["ro"], true);
+    assert_eq!(blocks[0]["inserted"]["image"]["virtual-size"], 1 << 20);
+    let zero = json!({ "id": "disk1", "bps": 0, "bps_rd": 0, "bps_wr": 0,
+                       "iops": 0, "iops_rd": 0, "iops_wr": 0 });
+    let mut limits = zero.clone();
+    limits["iops"] = json!(100);
+    client.run("block_set_io_throttle", limits.clone());
+    limits["bps_rd"] = json!(1);
+    client.refused("block_set_io_throttle", limits);
+    client.run(
+        "block_resize",
+        json!({ "device": "disk1", "size": 2 << 20 }),
+    );
+    client.refused("block_resize", json!({ "device": "root", "size": 2 << 20 }));
+    let blocks = client.run("query-block", json!({}));
+    assert_eq!(blocks[1]["inserted"]["iops"], 100);
+    assert_eq!(blocks[1]["inserted"]["image"]["virtual-size"], 2 << 20);
+    assert_eq!(
+        client.run("query-blockstats", json!({}))[1]["stats"]["rd_bytes"],
+        0
+    );
+    client.run("quit", json!({}));
+    assert_eq!(wait(child).status.code(), Some(0));
+}
+
+#[test]
+fn without_slots_nothing_comes_or_goes() {
+    let guest = Guest::new(Payload::Eject);
+    let path = guest.path("qmp");
+    let mut command = guest.run(&["--rng"]);
+    command.arg("--qmp").arg(format!(
+        "unix:{},server=on,wait=off,hotplug=off",
+        path.display()
+    ));
+    let child = piped(command);
+    let mut client = Qmp::connect(&path);
+    for (name, arguments) in [
+        (
+            "device_add",
+            json!({ "driver": "virtio-rng-pci", "id": "x" }),
+        ),
+        ("device_del", json!({ "id": "rng" })),
+    ] {
+        assert!(client.refused(name, arguments).contains("no hot-plug"));
+    }
+    client.run("quit", json!({}));
+    assert_eq!(wait(child).status.code(), Some(0));
+}
+
+/// QEMU's own client library, from Python's package index, beside the build.
+fn client_library() -> std::path::PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("qemu.qmp-0.0.3");
+    if !dir.join("qemu/qmp").is_dir() {
+        let pip = ["-m", "pip", "install", "-q", "--no-deps", "--target"];
+        let installed = Command::new("python3")
+            .args(pip)
+            .arg(&dir)
+            .arg("qemu.qmp==0.0.3")
+            .status();
+        assert!(installed.unwrap().success(), "pip can not install qemu.qmp");
+    }
+    dir
+}
+
+#[test]
+fn qemus_own_client_library_works() {
+    let guest = Guest::new(Payload::Eject);
+    let (child, mut client) = start(&guest, &[]);
+    let mut script = Command::new("python3");
+    script.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/qmp_client.py"));
+    script
+        .arg(guest.path("qmp"))
+        .arg(disk(&guest, "disk", 1 << 20));
+    let output = finish(script_with(script, &client_library()));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    client.wait_for("SHUTDOWN");
+    assert_eq!(wait(child).status.code(), Some(0));
+}
+
+fn script_with(mut script: Command, library: &Path) -> Command {
+    script.env("PYTHONPATH", library);
+    script
+}

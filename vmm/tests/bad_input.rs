@@ -168,6 +168,37 @@ fn serial_targets() {
 }
 
 #[test]
+fn small_devices_that_can_not_be() {
+    let guest = Guest::new(Payload::PowerOff);
+    let taken = guest.path("guest");
+    let vsock = format!("cid=3,socket={}", taken.display());
+    for (args, words) in [
+        (&["--vsock", "cid=2,socket=/tmp/v"][..], &["2", "3 to"][..]),
+        (&["--vsock", "cid=3"], &["socket"]),
+        (
+            &["--vsock", "cid=3,socket=/nonexistent/v"],
+            &["/nonexistent/v"],
+        ),
+        (&["--vsock", &vsock], &["in use"]),
+        (&["--balloon", "256M"], &["256M", "ask for less"]),
+        (&["--balloon", "1M,deflate=on"], &["deflate-on-oom"]),
+        (&["--virtio-console", "tty"], &["stdio, null"]),
+        (&["--virtio-console", "port=:null"], &["port=NAME"]),
+        (
+            &["--virtio-console", "unix=/nonexistent/x"],
+            &["/nonexistent/x"],
+        ),
+        (
+            &["--virtio-console", "stdio", "--serial", "stdio"],
+            &["two consoles", "null"],
+        ),
+    ] {
+        refused(&finish(guest.run(args)), words);
+    }
+    assert!(taken.exists(), "the file that was in the way is gone");
+}
+
+#[test]
 fn a_log_file_that_can_not_be() {
     let guest = Guest::new(Payload::PowerOff);
     refused(
@@ -244,6 +275,10 @@ fn the_effective_configuration_is_printed_and_can_be_read_again() {
         "/k",
         "--memory",
         "1G,hugepages=2M",
+        "--balloon=64M,deflate-on-oom=off",
+        "--vsock=cid=3,socket=/v",
+        "--virtio-console=stdio",
+        "--virtio-console=port=agent:unix=/a",
     ];
     let first = finish(strata(&args)).stdout;
     std::fs::write(&path, &first).unwrap();

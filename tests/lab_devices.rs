@@ -47,7 +47,7 @@ fn argv<'a>(disks: &Disks<'_>, console: &str, more: &[&'a str]) -> Vec<std::borr
 }
 
 #[test]
-fn hvc0_is_a_console_and_ports_lead_to_programs() {
+fn hvc0_is_a_console() {
     let level1 = level1();
     let disks = Disks::with_packages(&level1, &["socat"]);
     disks.raw("disk.raw");
@@ -61,11 +61,9 @@ fn hvc0_is_a_console_and_ports_lead_to_programs() {
     assert_eq!(guest.ask("stty size"), "40 100");
     let echoed = "x".repeat(300);
     assert_eq!(guest.ask(&format!("echo {echoed}")), echoed);
-    // Far more than a queue holds.
-    assert_eq!(
-        guest.number("seq 20000|tee /dev/hvc0|wc -c|tr -d ' '"),
-        108_894
-    );
+    // More than the queue holds: the driver sends 16 bytes at a time, and waits for each.
+    let lines: Vec<String> = (1..=1000).map(|line| line.to_string()).collect();
+    assert_eq!(guest.ask("seq 1000"), lines.join("\n"));
     assert_eq!(guest.complaints(), "");
     guest.power_off();
 }
@@ -93,10 +91,11 @@ fn named_ports_lead_to_programs() {
             .write(format!("to the guest, {round}\n").as_bytes())
             .unwrap();
         assert_eq!(
-            guest.ask("read line </dev/vport*p*;echo $line"),
+            guest.ask("read line </dev/$(ls /sys/class/virtio-ports);echo $line"),
             format!("to the guest, {round}")
         );
-        guest.type_line(&format!("echo from the guest, {round} >/dev/vport*p*"));
+        let reply = format!("echo from the guest, {round} >/dev/$(ls /sys/class/virtio-ports)");
+        guest.type_line(&reply);
         let mut client = client;
         let heard = format!("from the guest, {round}\n");
         client.wait_for(&heard, Duration::from_secs(60)).unwrap();
@@ -151,7 +150,7 @@ fn programs_of_guest_and_host_reach_each_other_by_vsock() {
     let mut guest = disks.boot_with("disk.raw", "raw", "", &args).login();
 
     // From the host: a greeting, a stream, and its end.
-    guest.ask("socat VSOCK-LISTEN:1024,fork EXEC:'tr a-z A-Z' &");
+    guest.ask("socat VSOCK-LISTEN:1024,fork EXEC:'tr a-z A-Z' & :");
     let host = "chroot /image socat -t 30";
     let dial = format!("(echo CONNECT 1024;echo hello)|{host} - UNIX-CONNECT:/mnt/v");
     wait_until("somebody listens", || !level1.sh(&dial).is_empty());

@@ -31,7 +31,7 @@ pub(crate) struct Shared {
     pub(crate) arrived: Mutex<Vec<Option<Box<dyn Stream>>>>,
     /// Tells the worker of a new size, and of streams.
     pub(crate) news: EventFd,
-    change: OnceLock<ConfigInterrupt>,
+    pub(crate) change: OnceLock<ConfigInterrupt>,
 }
 
 impl fmt::Debug for Shared {

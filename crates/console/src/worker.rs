@@ -436,6 +436,13 @@ impl Worker for ConsoleWorker {
             stream.and_then(|stream| line.connect(stream));
             line.watch(port as u32, context)?;
         }
+        // Without control messages, Linux reads the size when it has changed and at no other time.
+        if let Some(change) = self.shared.change.get()
+            && !self.multiport
+            && self.shared.size.load(Ordering::Acquire) != 0
+        {
+            change.changed();
+        }
         Ok(())
     }
 

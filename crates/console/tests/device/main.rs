@@ -126,6 +126,8 @@ fn a_terminals_size_is_told() {
     let (mut driver, _host, handle) = simple();
     handle.resize(80, 25).unwrap();
     driver.start(u64::MAX);
+    // A driver that starts hears of it too: Linux does not look by itself.
+    assert!(driver.wait_interrupt(0, Duration::from_secs(10)));
     assert_eq!(driver.read_config::<u32>(0), 80 | 25 << 16);
     handle.resize(132, 50).unwrap();
     assert!(driver.wait_interrupt(0, Duration::from_secs(10)));

@@ -369,12 +369,12 @@ impl VsockWorker {
         Ok(len as u32)
     }
 
-    /// Closes all connections, which the guest is to hear of at once.
+    /// Closes all connections, which the guest is to hear of at once. Resets that wait stay: they
+    /// may be answers to requests, of which the event says nothing.
     fn transport_reset(&mut self, context: &mut Context<'_>) -> Result<(), Error> {
         for connection in self.table.drain() {
             let _ = context.unwatch(&connection.stream);
         }
-        self.resets.clear();
         self.event_due = true;
         self.send_event(context)
     }

@@ -179,3 +179,14 @@ fn a_program_that_closes_with_bytes_unread_ends_both_halves() {
         flags = guest.hear_op(op::SHUTDOWN).flags;
     }
 }
+
+#[test]
+fn a_transport_that_is_reset_answers_what_was_asked_before() {
+    let mut guest = Guest::new(0);
+    // Nobody listens, and there is no room for the answer.
+    guest.send(with(packet(5, 1), op::REQUEST), &[]);
+    guest.handle.reset_transport().unwrap();
+    guest.driver.request(2, &[], &[4]);
+    guest.give(1);
+    assert_eq!(guest.hear_only().0.op, op::RST);
+}

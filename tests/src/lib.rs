@@ -4,12 +4,14 @@
 mod disk;
 mod guest;
 mod level1;
+mod qmp;
 
 use std::path::{Path, PathBuf};
 
 pub use disk::Disks;
 pub use guest::Guest;
 pub use level1::Level1;
+pub use qmp::Qmp;
 pub use strata_lab::{CMDLINE, Config};
 
 /// The program under test: `$STRATA_BIN`, or the workspace's release build.

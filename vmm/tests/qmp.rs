@@ -14,7 +14,7 @@ use common::{Guest, Payload, Qmp, finish, wait};
 use serde_json::{Value, json};
 
 /// Starts a guest with a control socket, and more arguments, and connects to it.
-fn start(guest: &Guest, args: &[&str]) -> (Child, Qmp) {
+fn start(guest: &Guest, args: &[&str]) -> (Machine, Qmp) {
     let path = guest.path("qmp");
     let mut command = guest.run(args);
     command.arg("--qmp").arg(format!("unix={}", path.display()));
@@ -23,9 +23,32 @@ fn start(guest: &Guest, args: &[&str]) -> (Child, Qmp) {
     (child, client)
 }
 
-fn piped(mut command: Command) -> Child {
+fn piped(mut command: Command) -> Machine {
     let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.spawn().unwrap()
+    Machine(Some(command.spawn().unwrap()))
+}
+
+/// A `strata` that does not outlive a test that fails.
+struct Machine(Option<Child>);
+
+impl Machine {
+    fn id(&self) -> u32 {
+        self.0.as_ref().map_or(0, Child::id)
+    }
+
+    /// Waits for its end, and gives its exit code.
+    fn code(mut self) -> Option<i32> {
+        wait(self.0.take().unwrap()).status.code()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
 }
 
 /// A file of `size` bytes to make a disk of.
@@ -36,7 +59,7 @@ fn disk(guest: &Guest, name: &str, size: u64) -> String {
 }
 
 /// What a process holds of the host's, by kind: descriptors by what they are, threads, mappings.
-fn holdings(child: &Child) -> BTreeMap<String, usize> {
+fn holdings(child: &Machine) -> BTreeMap<String, usize> {
     let proc = |name: &str| format!("/proc/{}/{name}", child.id());
     let mut held = BTreeMap::new();
     for fd in fs::read_dir(proc("fd")).unwrap() {
@@ -91,12 +114,12 @@ fn a_machine_is_paused_goes_on_and_ends() {
         assert_eq!(end, json!({ "guest": false, "reason": "host-qmp-quit" }));
         client.wait_for_end();
     }
-    assert_eq!(wait(child).status.code(), Some(0));
+    assert_eq!(child.code(), Some(0));
     assert!(!guest.path("qmp").exists());
 }
 
 /// User and system time of a process, in ticks of 10 ms (proc(5), /proc/pid/stat).
-fn cpu_time(child: &Child) -> u64 {
+fn cpu_time(child: &Machine) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
@@ -112,7 +135,7 @@ fn the_end_is_told_with_its_reason() {
     client.wait_for("POWERDOWN");
     let end = client.wait_for("SHUTDOWN");
     assert_eq!(end, json!({ "guest": true, "reason": "guest-shutdown" }));
-    assert_eq!(wait(child).status.code(), Some(0));
+    assert_eq!(child.code(), Some(0));
 
     let halted = Guest::new(Payload::Halt);
     let (child, mut client) = start(&halted, &[]);
@@ -120,7 +143,7 @@ fn the_end_is_told_with_its_reason() {
     assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGHUP) }, 0);
     let end = client.wait_for("SHUTDOWN");
     assert_eq!(end, json!({ "guest": false, "reason": "host-signal" }));
-    assert_eq!(wait(child).status.code(), Some(143));
+    assert_eq!(child.code(), Some(143));
 }
 
 #[test]
@@ -135,7 +158,7 @@ fn a_left_over_socket_is_replaced_and_a_live_one_is_not() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.contains("control socket"), "{stderr}");
     client.run("quit", json!({}));
-    assert_eq!(wait(child).status.code(), Some(0));
+    assert_eq!(child.code(), Some(0));
 }
 
 #[test]
@@ -180,7 +203,7 @@ fn what_is_plugged_in_and_out_two_hundred_times_leaves_nothing() {
         1
     );
     client.run("quit", json!({}));
-    assert_eq!(wait(child).status.code(), Some(0));
+    assert_eq!(child.code(), Some(0));
 }
 
 #[test]
@@ -357,7 +380,7 @@ fn what_can_not_be_had_is_refused_in_a_sentence() {
     client.run("device_del", json!({ "id": "root" }));
     assert_eq!(client.wait_for("DEVICE_DELETED")["device"], "root");
     client.run("quit", json!({}));
-    assert_eq!(wait(child).status.code(), Some(0));
+    assert_eq!(child.code(), Some(0));
 }
 
 #[test]
@@ -397,7 +420,7 @@ fn disks_say_what_they_are_and_take_limits_and_sizes() {
         0
     );
     client.run("quit", json!({}));
-    assert_eq!(wait(child).status.code(), Some(0));
+    assert_eq!(child.code(), Some(0));
 }
 
 #[test]
@@ -421,7 +444,7 @@ fn without_slots_nothing_comes_or_goes() {
         assert!(client.refused(name, arguments).contains("no hot-plug"));
     }
     client.run("quit", json!({}));
-    assert_eq!(wait(child).status.code(), Some(0));
+    assert_eq!(child.code(), Some(0));
 }
 
 /// QEMU's own client library, from Python's package index, beside the build.
@@ -452,7 +475,7 @@ fn qemus_own_client_library_works() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
     client.wait_for("SHUTDOWN");
-    assert_eq!(wait(child).status.code(), Some(0));
+    assert_eq!(child.code(), Some(0));
 }
 
 fn script_with(mut script: Command, library: &Path) -> Command {

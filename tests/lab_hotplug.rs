@@ -1,5 +1,6 @@
 //! Hot-plug: stock guests to which disks and networks come while they work, and from which they go.
 
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -35,6 +36,16 @@ fn until(guest: &mut Guest<'_>, condition: &str) {
             panic!("{condition} never holds in the guest:\n{log}");
         }
     }
+}
+
+/// How many writes a disk has served.
+fn writes(qmp: &mut Qmp, id: &str) -> u64 {
+    let path = format!("/machine/peripheral/{id}");
+    let disks = qmp.run("query-blockstats", json!({}));
+    let mut disks = disks.as_array().into_iter().flatten();
+    let disk = disks.find(|disk| disk["qdev"] == path.as_str());
+    let writes = disk.and_then(|disk| disk["stats"]["wr_operations"].as_u64());
+    writes.unwrap_or_else(|| panic!("no disk {id}"))
 }
 
 /// What `strata` holds in level 1: descriptors and threads.
@@ -76,9 +87,16 @@ fn disks_come_and_go_under_load() {
              dd if=/dev/vdb bs=64k count=16 2>/dev/null|cmp - /tmp/x; echo $?",
         );
         assert_eq!(written, "0", "cycle {cycle}");
-        // Every other time it goes from under a program that writes to it.
+        // Every other time it goes from under a program that writes to it. That program must not
+        // make a file in its place.
         if cycle % 2 == 1 {
-            guest.ask("dd if=/dev/zero of=/dev/vdb bs=64k oflag=direct 2>/dev/null & true");
+            guest.ask(
+                "dd if=/dev/zero of=/dev/vdb bs=64k oflag=direct conv=nocreat 2>/dev/null & true",
+            );
+            let before = writes(&mut qmp, "d");
+            while writes(&mut qmp, "d") < before + 20 {
+                sleep(Duration::from_millis(10));
+            }
         }
         qmp.run("device_del", json!({ "id": "d" }));
         assert_eq!(qmp.wait_for("DEVICE_DELETED")["device"], "d");

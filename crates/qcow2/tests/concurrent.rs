@@ -10,60 +10,13 @@ use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use common::{Random, create, open, qemu_check, qemu_compare};
+use common::{Random, is_sound, made, qemu_check, qemu_compare, rounds, shapes};
 use strata_qcow2::storage::MemoryStorage;
-use strata_qcow2::{
-    CreateOptions, Extent, Image, NewSnapshot, OpenOptions, Preallocation, Repair, Storage,
-};
+use strata_qcow2::{CreateOptions, Image, NewSnapshot, OpenOptions, Repair, Storage};
 
 const THREADS: u64 = 6;
 /// Bytes that only one thread uses.
 const PART: u64 = 300 << 10;
-
-fn rounds() -> u64 {
-    if std::env::var_os("STRATA_TEST_LONG").is_some() {
-        3000
-    } else {
-        200
-    }
-}
-
-fn shapes() -> Vec<CreateOptions> {
-    let base = CreateOptions {
-        size: THREADS * PART,
-        cluster_size: 4096,
-        ..Default::default()
-    };
-    vec![
-        base.clone(),
-        CreateOptions {
-            cluster_size: 512,
-            refcount_bits: 64,
-            ..base.clone()
-        },
-        CreateOptions {
-            cluster_size: 64 << 10,
-            ..base.clone()
-        },
-        CreateOptions {
-            cluster_size: 16 << 10,
-            extended_l2: true,
-            ..base.clone()
-        },
-        CreateOptions {
-            lazy_refcounts: true,
-            ..base
-        },
-    ]
-}
-
-fn is_sound(image: &Image) {
-    let mut told = Vec::new();
-    let report = image
-        .check(Repair::Nothing, &mut |finding| told.push(finding.clone()))
-        .unwrap();
-    assert!(report.is_clean(), "{told:?}");
-}
 
 /// Random operations on one thread's part of the disk, and their model. The parts of two threads
 /// share clusters where they meet.
@@ -157,11 +110,8 @@ fn snapshots(image: &Image, stop: &AtomicBool) -> u64 {
 
 #[test]
 fn each_thread_finds_what_it_wrote_while_snapshots_come_and_go() {
-    for (number, options) in shapes().iter().enumerate() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("image");
-        create(&path, options);
-        let image = open(&path);
+    for (number, options) in shapes(THREADS * PART).iter().enumerate() {
+        let (_dir, path, image) = made(options);
         let stop = AtomicBool::new(false);
         let model = thread::scope(|scope| {
             let taker = scope.spawn(|| snapshots(&image, &stop));
@@ -187,20 +137,68 @@ fn each_thread_finds_what_it_wrote_while_snapshots_come_and_go() {
     }
 }
 
+/// The threads' sectors alternate, so that they share clusters, which come and go under them.
+#[test]
+fn every_thread_reads_what_it_wrote() {
+    const SIZE: u64 = 8 << 20;
+    const SECTOR: u64 = 512;
+    const THREADS: u64 = 4;
+    for extended_l2 in [false, true] {
+        let (_dir, path, image) = made(&CreateOptions {
+            size: SIZE,
+            extended_l2,
+            ..Default::default()
+        });
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..THREADS)
+                .map(|thread| {
+                    let image = &image;
+                    scope.spawn(move || {
+                        let mut random = Random(thread + 1);
+                        let mut model = vec![0u8; (SIZE / SECTOR) as usize];
+                        for _ in 0..4000 {
+                            let sector = random.below(SIZE / SECTOR / THREADS) * THREADS + thread;
+                            let mut buf = vec![0; SECTOR as usize];
+                            image.read_at(&mut buf, sector * SECTOR).unwrap();
+                            assert_eq!(buf, vec![model[sector as usize]; SECTOR as usize]);
+                            let value = random.next() as u8;
+                            buf.fill(value);
+                            image.write_at(&buf, sector * SECTOR).unwrap();
+                            model[sector as usize] = value;
+                            if random.below(200) == 0 {
+                                image.flush().unwrap();
+                            }
+                        }
+                    })
+                })
+                .collect();
+            let (image, done) = (&image, &done);
+            let other = scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    let id = image.create_snapshot(&NewSnapshot::default()).unwrap();
+                    std::thread::yield_now();
+                    image.delete_snapshot(&id).unwrap();
+                }
+            });
+            for worker in workers {
+                worker.join().unwrap();
+            }
+            done.store(true, Ordering::Relaxed);
+            other.join().unwrap();
+        });
+        is_sound(&image);
+        image.close().unwrap();
+        drop(image);
+        qemu_check(&path);
+    }
+}
+
 #[test]
 fn of_overlapping_writes_each_sector_is_one() {
     const SIZE: u64 = 96 << 10;
-    for options in shapes() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("image");
-        create(
-            &path,
-            &CreateOptions {
-                size: SIZE,
-                ..options
-            },
-        );
-        let image = open(&path);
+    for options in shapes(SIZE) {
+        let (_dir, path, image) = made(&options);
         thread::scope(|scope| {
             for number in 0..THREADS {
                 let image = &image;
@@ -306,222 +304,6 @@ fn a_flush_covers_what_other_threads_had_written() {
         let report = image.check(Repair::Nothing, &mut |_| {}).unwrap();
         assert_eq!(report.corruptions + report.check_errors, 0);
     }
-}
-
-/// The disk may be resized and looked at from all sides meanwhile.
-#[test]
-fn sizes_change_under_readers_and_writers() {
-    const SIZE: u64 = 200 << 10;
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("image");
-    create(
-        &path,
-        &CreateOptions {
-            size: SIZE,
-            cluster_size: 1024,
-            ..Default::default()
-        },
-    );
-    let image = open(&path);
-    let stop = AtomicBool::new(false);
-    thread::scope(|scope| {
-        for number in 0..4u64 {
-            let (image, stop) = (&image, &stop);
-            scope.spawn(move || {
-                let mut random = Random(number);
-                while !stop.load(Ordering::Relaxed) {
-                    let at = random.below(SIZE);
-                    // Out of range is an answer, too.
-                    let _ = image.write_at(&[number as u8; 3000], at);
-                    let _ = image.read_at(&mut [0; 3000], at);
-                    let _ = image.discard(at, 5000);
-                }
-            });
-        }
-        let mut random = Random(9);
-        for _ in 0..rounds() / 4 {
-            let size = (1 + random.below(SIZE / 512)) * 512;
-            image.resize(size, Preallocation::Off).unwrap();
-            assert_eq!(image.size(), size);
-        }
-        stop.store(true, Ordering::Relaxed);
-    });
-    is_sound(&image);
-    image.close().unwrap();
-    qemu_check(&path);
-}
-
-/// Sizes that several threads ask for are taken one after the other.
-#[test]
-fn sizes_are_changed_by_one_at_a_time() {
-    const SIZE: u64 = 100 << 10;
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("image");
-    let options = CreateOptions {
-        size: SIZE,
-        cluster_size: 512,
-        ..Default::default()
-    };
-    create(&path, &options);
-    let image = open(&path);
-    image.create_snapshot(&NewSnapshot::default()).unwrap();
-    for round in 0..rounds() / 5 {
-        thread::scope(|scope| {
-            for number in 0..6 {
-                let image = &image;
-                scope.spawn(move || {
-                    let mut random = Random(round * 6 + number);
-                    for _ in 0..4 {
-                        let size = (1 + random.below(SIZE / 512)) * 512;
-                        image.resize(size, Preallocation::Off).unwrap();
-                        let _ = image.write_at(&[9; 700], size - 512);
-                    }
-                    if number == 0 {
-                        image.apply_snapshot("1").unwrap();
-                    }
-                });
-            }
-        });
-        assert_eq!(image.size(), image.header().size);
-        is_sound(&image);
-        let end = image.size();
-        image.resize(SIZE * 2, Preallocation::Off).unwrap();
-        let mut all = vec![0xee; (SIZE * 2 - end) as usize];
-        image.read_at(&mut all, end).unwrap();
-        assert!(all.iter().all(|&byte| byte == 0), "stale bytes");
-    }
-}
-
-/// Writes past the new end of a disk that shrinks meanwhile are done before it is cut, or fail:
-/// nothing of them stays behind, and nothing shows when the disk grows again.
-#[test]
-fn writes_do_not_outlive_a_cut() {
-    const HALF: u64 = 64 << 10;
-    for options in shapes() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("image");
-        let options = CreateOptions {
-            size: 2 * HALF,
-            ..options
-        };
-        create(&path, &options);
-        let image = open(&path);
-        for round in 0..rounds() / 5 {
-            thread::scope(|scope| {
-                for number in 0..3 {
-                    let image = &image;
-                    scope.spawn(move || {
-                        let mut random = Random(round * 3 + number);
-                        let cluster = options.cluster_size as usize;
-                        loop {
-                            let at = HALF + random.below(HALF);
-                            let whole = at - at % options.cluster_size;
-                            let done = match random.below(4) {
-                                0 => image.write_compressed(&vec![6; cluster], whole),
-                                1 => image.write_zeroes(at, (2 * HALF - at).min(700), true),
-                                _ => image
-                                    .write_at(&[5; 300][..(2 * HALF - at).min(300) as usize], at),
-                            };
-                            if done.is_err() {
-                                break;
-                            }
-                        }
-                    });
-                }
-                thread::sleep(std::time::Duration::from_micros(round % 400));
-                image.resize(HALF, Preallocation::Off).unwrap();
-            });
-            is_sound(&image);
-            image.resize(2 * HALF, Preallocation::Off).unwrap();
-            let mut all = vec![0xee; HALF as usize];
-            image.read_at(&mut all, HALF).unwrap();
-            assert!(all.iter().all(|&byte| byte == 0), "stale bytes");
-        }
-        image.close().unwrap();
-        qemu_check(&path);
-    }
-}
-
-/// An engine that found an extent may still be reading it when its cluster is given up.
-#[test]
-fn a_freed_cluster_waits_for_who_reads_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("image");
-    create(
-        &path,
-        &CreateOptions {
-            size: 1 << 20,
-            cluster_size: 4096,
-            ..Default::default()
-        },
-    );
-    let image = open(&path);
-    image.write_at(&[7; 4096], 0).unwrap();
-    image.flush().unwrap();
-    let ticket = image.enter();
-    let Extent::Data { offset } = image.extent(0, 4096).unwrap().0 else {
-        panic!("no data");
-    };
-    let reuse = || {
-        for round in 0..6 {
-            image.write_at(&[9; 4096], 8192 + round * 4096).unwrap();
-            image.flush().unwrap();
-        }
-    };
-    let mut seen = [0; 4096];
-    image.discard(0, 4096).unwrap();
-    reuse();
-    image.data_storage().read_at(&mut seen, offset).unwrap();
-    assert!(seen == [7; 4096], "another use while it was read");
-    image.leave(ticket);
-    image.discard(8192, 6 * 4096).unwrap();
-    image.flush().unwrap();
-    reuse();
-    image.data_storage().read_at(&mut seen, offset).unwrap();
-    assert!(seen == [9; 4096], "never used again");
-    is_sound(&image);
-}
-
-/// A write in place that has begun belongs to the snapshot, which waits for it.
-#[test]
-fn a_snapshot_waits_for_writes_in_place() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("image");
-    create(
-        &path,
-        &CreateOptions {
-            size: 1 << 20,
-            cluster_size: 4096,
-            ..Default::default()
-        },
-    );
-    let image = open(&path);
-    image.write_at(&[7; 4096], 0).unwrap();
-    let ticket = image.enter();
-    let (host, _) = image.overwrite(0, 4096).unwrap().unwrap();
-    let taken = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            let new = NewSnapshot {
-                name: "s".into(),
-                ..Default::default()
-            };
-            image.create_snapshot(&new).unwrap();
-            taken.store(true, Ordering::SeqCst);
-        });
-        thread::sleep(std::time::Duration::from_millis(100));
-        assert!(
-            !taken.load(Ordering::SeqCst),
-            "taken in the middle of a write"
-        );
-        image.data_storage().write_at(&[9; 4096], host).unwrap();
-        image.leave(ticket);
-    });
-    assert!(
-        image.overwrite(0, 4096).unwrap().is_none(),
-        "shared clusters are copied first"
-    );
-    is_sound(&image);
 }
 
 /// A file whose flushes last until they are let go.

@@ -137,46 +137,13 @@ fn lose_power_everywhere(scenario: &Scenario) {
     println!("{}: {end} changes, {judged} images", scenario.name);
 }
 
-fn group(name: &str) {
+fn every_one(scenarios: &[Scenario]) {
     let mut failed = 0;
-    for scenario in scenario::list::group(name) {
-        let run = std::panic::AssertUnwindSafe(|| lose_power_everywhere(&scenario));
+    for scenario in scenarios {
+        let run = std::panic::AssertUnwindSafe(|| lose_power_everywhere(scenario));
         failed += u32::from(std::panic::catch_unwind(run).is_err());
     }
     assert_eq!(failed, 0, "scenarios failed");
 }
 
-#[test]
-fn plain_writes_and_discards() {
-    group("plain");
-}
-
-#[test]
-fn compressed_writes() {
-    group("compressed");
-}
-
-#[test]
-fn snapshots() {
-    group("snapshots");
-}
-
-#[test]
-fn sizes_and_table_growth() {
-    group("sizes");
-}
-
-#[test]
-fn backing_commit_and_rebase() {
-    group("jobs");
-}
-
-#[test]
-fn bitmaps_amendments_and_data_files() {
-    group("amendments");
-}
-
-#[test]
-fn operations_in_random_order() {
-    group("random");
-}
+test_each_group!(every_one);

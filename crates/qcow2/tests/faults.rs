@@ -237,48 +237,12 @@ fn fail_everywhere(scenario: &Scenario) -> u32 {
     failed
 }
 
-fn group(name: &str) {
-    let failed: u32 = scenario::list::group(name)
-        .iter()
-        .map(fail_everywhere)
-        .sum();
+fn every_one(scenarios: &[Scenario]) {
+    let failed: u32 = scenarios.iter().map(fail_everywhere).sum();
     assert_eq!(failed, 0, "runs failed");
 }
 
-#[test]
-fn plain_writes_and_discards() {
-    group("plain");
-}
-
-#[test]
-fn compressed_writes() {
-    group("compressed");
-}
-
-#[test]
-fn snapshots() {
-    group("snapshots");
-}
-
-#[test]
-fn sizes_and_table_growth() {
-    group("sizes");
-}
-
-#[test]
-fn backing_commit_and_rebase() {
-    group("jobs");
-}
-
-#[test]
-fn bitmaps_amendments_and_data_files() {
-    group("amendments");
-}
-
-#[test]
-fn operations_in_random_order() {
-    group("random");
-}
+test_each_group!(every_one);
 
 /// After a flush that failed, the kernel may take what it could not write for written. So the
 /// tables go to the disk again before the next flush is answered.

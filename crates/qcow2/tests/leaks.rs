@@ -2,11 +2,14 @@
 //! once the disk is well again.
 #![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
+mod common;
+
 use std::sync::Arc;
 
+use common::is_sound;
 use strata_qcow2::storage::MemoryStorage;
 use strata_qcow2::test_utils::{Fault, FaultDisk, Faults};
-use strata_qcow2::{CreateOptions, Error, Image, NewSnapshot, OpenOptions, Repair, Storage};
+use strata_qcow2::{CreateOptions, Error, Image, NewSnapshot, OpenOptions, Storage};
 
 const K: u64 = 1024;
 
@@ -59,11 +62,8 @@ fn fail_one(options: &CreateOptions, fault: Fault, count: u64) -> bool {
     }
     let failed = faults.heal() > 0;
     image.flush().unwrap();
-    let mut told = Vec::new();
-    let report = image
-        .check(Repair::Nothing, &mut |finding| told.push(finding.clone()))
-        .unwrap();
-    assert!(report.is_clean(), "{failures:?}: {told:?}");
+    println!("{failures:?}");
+    is_sound(&image);
     failed
 }
 

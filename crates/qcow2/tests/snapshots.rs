@@ -3,14 +3,11 @@
 
 mod common;
 
-use common::{Random, create, open, qemu_check, qemu_compare, run};
-use strata_qcow2::{CreateOptions, NewSnapshot, Preallocation, Repair};
+use common::{Random, is_sound, made, qemu_check, qemu_compare, run};
+use strata_qcow2::{CreateOptions, NewSnapshot, Preallocation};
 
 fn one_run(options: &CreateOptions, seed: u64) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("image.qcow2");
-    create(&path, options);
-    let image = open(&path);
+    let (_dir, path, image) = made(options);
     let mut model = vec![0u8; options.size as usize];
     let mut saved: Vec<(String, Vec<u8>)> = Vec::new();
     let mut random = Random(seed);
@@ -62,11 +59,7 @@ fn one_run(options: &CreateOptions, seed: u64) {
         }
         if step % 10 == 0 {
             image.flush().unwrap();
-            let mut told = Vec::new();
-            let report = image
-                .check(Repair::Nothing, &mut |f| told.push(f.clone()))
-                .unwrap();
-            assert!(report.is_clean(), "step {step}: {told:?}");
+            is_sound(&image);
         }
     }
     image.close().unwrap();
@@ -118,16 +111,10 @@ fn snapshots_keep_what_they_saw() {
 
 #[test]
 fn machine_state_goes_with_its_snapshot() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("image.qcow2");
-    create(
-        &path,
-        &CreateOptions {
-            size: 1 << 20,
-            ..CreateOptions::default()
-        },
-    );
-    let image = open(&path);
+    let (_dir, path, image) = made(&CreateOptions {
+        size: 1 << 20,
+        ..CreateOptions::default()
+    });
     let memory = Random(7).bytes(300_000);
     image.write_vm_state(&memory, 0).unwrap();
     let new = NewSnapshot {

@@ -91,6 +91,45 @@ pub(crate) fn qemu_compare(path: &Path, model: &[u8]) {
     std::fs::remove_file(&raw).unwrap();
 }
 
+/// How often a thread does something.
+pub(crate) fn rounds() -> u64 {
+    if std::env::var_os("STRATA_TEST_LONG").is_some() {
+        3000
+    } else {
+        200
+    }
+}
+
+/// Disks of `size` bytes in clusters of every kind.
+pub(crate) fn shapes(size: u64) -> Vec<CreateOptions> {
+    let base = CreateOptions {
+        size,
+        cluster_size: 4096,
+        ..Default::default()
+    };
+    vec![
+        base.clone(),
+        CreateOptions {
+            cluster_size: 512,
+            refcount_bits: 64,
+            ..base.clone()
+        },
+        CreateOptions {
+            cluster_size: 64 << 10,
+            ..base.clone()
+        },
+        CreateOptions {
+            cluster_size: 16 << 10,
+            extended_l2: true,
+            ..base.clone()
+        },
+        CreateOptions {
+            lazy_refcounts: true,
+            ..base
+        },
+    ]
+}
+
 /// A small generator of numbers that is the same everywhere.
 pub(crate) struct Random(pub(crate) u64);
 

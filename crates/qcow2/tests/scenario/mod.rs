@@ -365,3 +365,27 @@ impl Scenario {
         model
     }
 }
+
+/// One test for each group, so that they run side by side: `$run` takes the group's scenarios.
+#[macro_export]
+macro_rules! test_each_group {
+    ($run:path) => {
+        $crate::test_each_group! { $run:
+            plain_writes_and_discards = "plain",
+            compressed_writes = "compressed",
+            snapshots = "snapshots",
+            sizes_and_table_growth = "sizes",
+            backing_commit_and_rebase = "jobs",
+            bitmaps_amendments_and_data_files = "amendments",
+            operations_in_random_order = "random",
+        }
+    };
+    ($run:path: $($name:ident = $group:literal,)*) => {
+        $(
+            #[test]
+            fn $name() {
+                $run(&$crate::scenario::list::group($group));
+            }
+        )*
+    };
+}

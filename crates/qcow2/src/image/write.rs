@@ -338,7 +338,13 @@ impl Image {
         let end = at + data.len() as u64;
         let (low, high) = self.widened(pending, at, end);
         let head = self.around(pending, low, at)?;
-        let tail = self.around(pending, end, high)?;
+        // A data file that reads as a raw image by itself ends where the disk does.
+        let last = if self.raw_data {
+            high.min(self.size()).max(end)
+        } else {
+            high
+        };
+        let tail = self.around(pending, end, last)?;
         let host = pending.host + (low - pending.start);
         match (&head, &tail) {
             // Zeroes at the rim of a fresh cluster are there already.

@@ -158,6 +158,7 @@ impl Image {
         self.writable_table(&mut state, cluster)?;
         let entry = self.entry(&mut state, cluster)?;
         self.tracker.mark(cluster + from, to - from);
+        self.zero_raw(cluster + from, cluster + to, true)?;
         let bitmap = entry.bitmap & !mask | mask << 32;
         self.set_entry(&mut state, cluster, L2Entry { bitmap, ..entry })
     }
@@ -255,13 +256,20 @@ impl Image {
         }
     }
 
+    /// Zeroes a guest range in an external data file that must read the same without the tables.
+    pub(crate) fn zero_raw(&self, from: u64, to: u64, unmap: bool) -> Result<()> {
+        if !self.raw_data {
+            return Ok(());
+        }
+        let length = to.min(self.size()).saturating_sub(from);
+        self.data
+            .write_zeroes(from, length, unmap)
+            .context("zero", from, length)
+    }
+
     fn give_up(&self, from: u64, to: u64, fate: Fate) -> Result<()> {
-        if self.raw_data && fate != Fate::Gone {
-            // The data file must read the same without the tables.
-            let length = to.min(self.size()).saturating_sub(from);
-            self.data
-                .write_zeroes(from, length, fate != Fate::ZeroKept)
-                .context("zero", from, length)?;
+        if fate != Fate::Gone {
+            self.zero_raw(from, to, fate != Fate::ZeroKept)?;
         }
         let mut at = from;
         while at < to {

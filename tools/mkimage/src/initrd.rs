@@ -15,7 +15,7 @@ const MODULES: [&str; 2] = ["virtio_pci", "virtio_blk"];
 pub(crate) fn build(tree: &Path) -> Result<Vec<u8>> {
     let read = |path: PathBuf| fs::read(&path).map_err(Error::file("read", &path));
     let mut archive = Archive::new();
-    for dir in ["bin", "dev", "modules", "proc", "sys"] {
+    for dir in ["bin", "dev", "modules", "proc", "root"] {
         archive.directory(dir);
     }
     archive

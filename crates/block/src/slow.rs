@@ -91,8 +91,10 @@ impl Mailbox {
 
     /// Moves what has come into `into`.
     pub(crate) fn take(&self, into: &mut Vec<Done>) {
-        let _ = self.event.read();
-        into.append(&mut lock(&self.done));
+        // Without a signal there is nothing, or it is about to be signalled: no lock for that.
+        if self.event.read().is_ok() {
+            into.append(&mut lock(&self.done));
+        }
     }
 
     /// Asks the worker to try its failed requests again.

@@ -19,7 +19,8 @@ use crate::queue::{Queue, QueueState};
 /// An error that any of these returns breaks the device: the driver sees NEEDS_RESET, the worker is
 /// drained and no longer called, and the machine goes on.
 ///
-/// No call should last: the worker can not be paused or reset meanwhile. A guest can add requests as
+/// No call should last: the worker can not be paused or reset meanwhile, unless the call returns
+/// when [`Context::owner`] is readable. A guest can add requests as
 /// fast as they are served, so [`kicked`](Self::kicked) serves a bounded number of them and then
 /// [kicks itself](Queue::kick).
 pub trait Worker: Send {
@@ -79,10 +80,17 @@ pub trait Worker: Send {
 pub struct Context<'a> {
     /// Its queues, in the order of its [`Assignment`].
     pub queues: &'a mut [Queue],
+    owner: &'a EventFd,
     watcher: &'a mut dyn Watcher,
 }
 
 impl Context<'_> {
+    /// Readable when the owner wants the worker to pause or to end. A worker that waits by itself,
+    /// and not in the loop, waits for this too, and returns then. Only the loop reads it.
+    pub fn owner(&self) -> &EventFd {
+        self.owner
+    }
+
     /// Calls [`Worker::ready`] with `token` whenever `file` has one of `events`. `token` is below
     /// 2³¹.
     ///
@@ -198,6 +206,7 @@ impl Looped {
         }
         let mut context = Context {
             queues: &mut self.queues,
+            owner: &self.wake,
             watcher: ops,
         };
         if let Err(error) = call(&mut *self.worker, &mut context) {
@@ -217,6 +226,7 @@ impl Looped {
     fn drain(&mut self, ops: &mut EventOps<'_>) {
         let mut context = Context {
             queues: &mut self.queues,
+            owner: &self.wake,
             watcher: ops,
         };
         if let Err(error) = self.worker.drain(&mut context) {

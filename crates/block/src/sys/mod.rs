@@ -7,7 +7,18 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-pub(crate) use ring::{Completion, Direction, Ring, SlotId};
+pub(crate) use ring::{Completion, Direction, Event, Ring, SlotId};
+
+/// Whether a file is readable now.
+pub(crate) fn is_readable(file: &impl AsRawFd) -> bool {
+    let mut poll = libc::pollfd {
+        fd: file.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: the structure is ours, there is one, and the call does not wait.
+    unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
+}
 
 fn byte_lock(kind: libc::c_int, byte: i64) -> libc::flock {
     libc::flock {

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
-use io_uring::{IoUring, opcode, squeue, types};
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use strata_memory::GuestMemory;
 use strata_virtio::{Chain, IoVec, Segments};
 
@@ -12,6 +12,9 @@ use crate::error::Error;
 
 /// Names a request of a ring.
 pub(crate) type SlotId = u16;
+
+/// Completions with this bit are of watched files; the rest is the token.
+const WATCH: u64 = 1 << 63;
 
 /// Which way the bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +32,16 @@ pub(crate) struct Failure {
     pub(crate) offset: u64,
     pub(crate) len: u64,
     pub(crate) error: io::Error,
+}
+
+/// What the ring has to say.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A request has ended.
+    Done(Completion),
+    /// A file that is watched with this token became readable, or was when it began to be watched.
+    /// It may be told more than once, and late: whoever hears of it looks.
+    Readable(u32),
 }
 
 /// A request that has ended.
@@ -76,6 +89,10 @@ pub(crate) struct Ring {
     direct: bool,
     /// Keeps mapped what operations refer to.
     memory: Option<GuestMemory>,
+    /// Watched files by their tokens.
+    watched: Vec<(u32, RawFd)>,
+    /// Why a file can no longer be watched.
+    blind: Option<io::Error>,
 }
 
 // SAFETY: The pointers in the slots' vectors are into guest memory, which is mapped in the process
@@ -114,17 +131,28 @@ impl Ring {
             queued: 0,
             direct,
             memory: Some(memory.clone()),
+            watched: Vec::new(),
+            blind: None,
         })
+    }
+
+    /// Says from now on whenever `file` becomes readable. The ring keeps it open until it ends.
+    pub(crate) fn watch(&mut self, file: &impl AsRawFd, token: u32) {
+        self.watched.push((token, file.as_raw_fd()));
+        self.poll(token);
+    }
+
+    fn poll(&mut self, token: u32) {
+        let found = self.watched.iter().find(|(other, _)| *other == token);
+        if let Some(&(_, file)) = found {
+            let entry = opcode::PollAdd::new(types::Fd(file), libc::POLLIN as u32).multi(true);
+            self.enqueue(&entry.build().user_data(WATCH | u64::from(token)));
+        }
     }
 
     /// Operations that have not ended.
     pub(crate) fn pending(&self) -> usize {
         self.pending
-    }
-
-    /// Whether operations wait for the next submission.
-    pub(crate) fn has_queued(&self) -> bool {
-        self.queued > 0
     }
 
     /// The chain of a request, if the kernel does not have it.
@@ -209,21 +237,37 @@ impl Ring {
         Ok(true)
     }
 
-    /// Waits until an operation has ended.
+    /// Gives the kernel what is queued and waits until there is an event, with one system call.
     pub(crate) fn wait(&mut self) -> io::Result<()> {
+        if let Some(error) = self.blind.take() {
+            return Err(error);
+        }
         match self.uring.submit_and_wait(1) {
             Ok(count) => self.queued = self.queued.saturating_sub(count),
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY)) => {}
-            Err(error) => return Err(error),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINTR) => {}
+                // Completions must be taken first.
+                Some(libc::EAGAIN | libc::EBUSY) if self.pending > self.queued => {}
+                _ => return Err(error),
+            },
         }
         Ok(())
     }
 
-    /// The next request that has ended, if there is one. A transfer that the kernel did in part
-    /// is queued for the rest of it.
-    pub(crate) fn complete(&mut self) -> Option<Completion> {
+    /// The next event, if there is one. A transfer that the kernel did in part is queued for the
+    /// rest of it.
+    pub(crate) fn event(&mut self) -> Option<Event> {
         loop {
             let entry = self.uring.completion().next()?;
+            if entry.user_data() & WATCH != 0 {
+                let token = entry.user_data() as u32;
+                if entry.result() < 0 {
+                    self.blind = Some(io::Error::from_raw_os_error(-entry.result()));
+                } else if !cqueue::more(entry.flags()) {
+                    self.poll(token);
+                }
+                return Some(Event::Readable(token));
+            }
             let (id, part) = (
                 (entry.user_data() >> 16) as SlotId,
                 entry.user_data() as u16,
@@ -235,7 +279,7 @@ impl Ring {
                 self.push(id, part.into());
             } else if slot.pending == 0 {
                 let result = slot.failure.take().map_or(Ok(()), Err);
-                return Some(Completion { slot: id, result });
+                return Some(Event::Done(Completion { slot: id, result }));
             }
         }
     }
@@ -246,11 +290,16 @@ impl Ring {
         let entry = slot.entry(index).user_data(tag);
         slot.pending += 1;
         self.pending += 1;
+        self.enqueue(&entry);
+    }
+
+    /// `entry` points to nothing, or is of a slot that is pending.
+    fn enqueue(&mut self, entry: &squeue::Entry) {
         loop {
             // SAFETY: What the entry points to stays where it is until the completion: the
             // vectors are on the heap in a slot that is pending and so not changed, `Drop` waits,
             // and the bytes that they name are in `memory`, from which the chain was popped.
-            if unsafe { self.uring.submission().push(&entry) }.is_ok() {
+            if unsafe { self.uring.submission().push(entry) }.is_ok() {
                 self.queued += 1;
                 return;
             }
@@ -279,7 +328,7 @@ impl Drop for Ring {
                 log::error!("a disk's requests can not be waited for; their memory is kept");
                 return;
             }
-            while self.complete().is_some() {}
+            while self.event().is_some() {}
         }
         // The kernel closes a ring in its own time, and with it the files; this closes them now.
         let _ = self.uring.submitter().unregister_files();

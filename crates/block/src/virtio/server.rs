@@ -12,15 +12,25 @@ use vm_memory::Bytes;
 
 use super::device::{Failure, Shared};
 use super::request::{Bounds, HEADER, MAX_RANGES, Request, Status};
-use super::worker::{Running, Stage, broken};
+use super::worker::{MAILBOX, OWNER, Running, Stage, TIMER, broken};
 use crate::disk::Disk;
 use crate::options::{Cache, ErrorPolicy};
 use crate::slow::{Done, Job, Work};
 use crate::stats::Operation;
-use crate::sys::{Completion, Direction, SlotId};
+use crate::sys::{Completion, Direction, Event, SlotId};
 
-/// Requests taken up in one call, after which other events have their turn.
+/// Requests taken up in one turn, after which events have theirs.
 const BUDGET: usize = 1024;
+
+/// Why no more was taken up.
+enum Taken {
+    /// There is no more.
+    All,
+    /// Something is in the way.
+    Stalled,
+    /// It is enough for one turn.
+    Budget,
+}
 
 /// A worker at work on its queue.
 pub(super) struct Server<'a> {
@@ -32,27 +42,36 @@ pub(super) struct Server<'a> {
 }
 
 impl Server<'_> {
-    /// Takes up what is available and finishes what is done, until there is neither.
-    pub(super) fn serve(&mut self) -> Result<(), Error> {
-        let mut budget = BUDGET;
-        self.queue.disable_kicks()?;
+    /// Finishes what is done and takes up what is available, until the owner calls.
+    pub(super) fn serve(&mut self, called: bool) -> Result<(), Error> {
+        self.running.called |= called;
         loop {
-            let stalled = self.take_up(&mut budget)?;
-            self.submit()?;
-            let finished = self.finish_completed()?;
+            self.queue.disable_kicks()?;
+            self.finish_completed()?;
+            // Before more is taken up: the driver runs meanwhile.
             self.notify()?;
-            // The rest of a transfer that the kernel did in part may wait for submission.
-            if finished || self.running.ring.has_queued() {
-                continue;
-            }
-            if budget == 0 {
-                return self.queue.kick();
-            }
-            // A queue that is stalled is looked at again when what it waits for has come.
-            if stalled || !self.queue.enable_kicks()? {
+            let taken = self.take_up()?;
+            self.notify()?;
+            if std::mem::take(&mut self.running.called) {
+                self.submit()?;
+                // The loop hears of kicks too: it may have nothing to do for the owner.
+                if self.queue.enable_kicks()? {
+                    self.queue.kick()?;
+                }
                 return Ok(());
             }
+            match taken {
+                Taken::Budget => self.submit()?,
+                Taken::All if self.queue.enable_kicks()? => {}
+                // A queue that is stalled is looked at again when what it waits for has come.
+                Taken::All | Taken::Stalled => self.wait()?,
+            }
         }
+    }
+
+    fn wait(&mut self) -> Result<(), Error> {
+        let waited = self.running.ring.wait();
+        waited.map_err(broken("wait for io_uring"))
     }
 
     fn notify(&mut self) -> Result<(), Error> {
@@ -73,27 +92,25 @@ impl Server<'_> {
             .map_err(broken("submit to io_uring"))
     }
 
-    /// Takes requests up until there are no more, or something is in the way: then true.
-    fn take_up(&mut self, budget: &mut usize) -> Result<bool, Error> {
-        while *budget > 0 {
+    fn take_up(&mut self) -> Result<Taken, Error> {
+        for _ in 0..BUDGET {
             // Failed requests wait for the owner, and nothing overtakes them.
             if self.running.throttled.is_some() || !self.running.parked.is_empty() {
-                return Ok(true);
+                return Ok(Taken::Stalled);
             }
             let Some(slot) = self.running.free.pop() else {
-                return Ok(true);
+                return Ok(Taken::Stalled);
             };
             let Some(chain) = self.running.ring.chain(slot) else {
                 continue;
             };
             if !self.queue.pop(chain)? {
                 self.running.free.push(slot);
-                return Ok(false);
+                return Ok(Taken::All);
             }
-            *budget -= 1;
             self.accept(slot)?;
         }
-        Ok(true)
+        Ok(Taken::Budget)
     }
 
     /// Decodes a request that was popped into `slot` and starts it, unless the limit holds it.
@@ -254,34 +271,41 @@ impl Server<'_> {
         Ok(())
     }
 
-    /// Finishes what the ring has done. Returns whether there was anything.
-    fn finish_completed(&mut self) -> Result<bool, Error> {
-        let mut any = false;
-        while let Some(Completion { slot, result }) = self.running.ring.complete() {
-            any = true;
-            self.release_ticket(slot);
-            match result {
-                Ok(()) => self.advance(slot)?,
-                Err(failure) => {
-                    let entry = &self.running.entries[usize::from(slot)];
-                    let action = match (entry.stage, entry.request) {
-                        (Stage::Flush, _) | (_, Request::Flush) => "flush",
-                        (_, Request::Write { .. }) => "write",
-                        _ => "read",
-                    };
-                    let file = self.shared.disk.files().get(usize::from(failure.file));
-                    if let Some(file) = file {
-                        file.report(action, failure.offset, failure.len, &failure.error);
-                    }
-                    self.fail(slot, Some(&failure.error), &failure.error)?;
-                }
+    /// Takes in everything that the ring has to say.
+    fn finish_completed(&mut self) -> Result<(), Error> {
+        while let Some(event) = self.running.ring.event() {
+            match event {
+                Event::Done(completion) => self.finish(completion)?,
+                Event::Readable(MAILBOX) => self.take_mail()?,
+                Event::Readable(TIMER) => self.release_throttled()?,
+                Event::Readable(OWNER) => self.running.called = true,
+                Event::Readable(_) => {}
             }
         }
-        Ok(any)
+        Ok(())
+    }
+
+    fn finish(&mut self, completion: Completion) -> Result<(), Error> {
+        let Completion { slot, result } = completion;
+        self.release_ticket(slot);
+        let Err(failure) = result else {
+            return self.advance(slot);
+        };
+        let entry = &self.running.entries[usize::from(slot)];
+        let action = match (entry.stage, entry.request) {
+            (Stage::Flush, _) | (_, Request::Flush) => "flush",
+            (_, Request::Write { .. }) => "write",
+            _ => "read",
+        };
+        let file = self.shared.disk.files().get(usize::from(failure.file));
+        if let Some(file) = file {
+            file.report(action, failure.offset, failure.len, &failure.error);
+        }
+        self.fail(slot, Some(&failure.error), &failure.error)
     }
 
     /// Finishes what the slow path has done.
-    pub(super) fn take_mail(&mut self) -> Result<(), Error> {
+    fn take_mail(&mut self) -> Result<(), Error> {
         let mut done = std::mem::take(&mut self.running.done);
         self.running.mailbox.take(&mut done);
         for Done {
@@ -415,7 +439,7 @@ impl Server<'_> {
     }
 
     /// The time of the request that the limit holds back has come.
-    pub(super) fn release_throttled(&mut self) -> Result<(), Error> {
+    fn release_throttled(&mut self) -> Result<(), Error> {
         match self.running.throttled.take() {
             Some(slot) => self.admit(slot),
             None => Ok(()),
@@ -445,8 +469,7 @@ impl Server<'_> {
             self.submit()?;
             self.finish_completed()?;
             if self.running.ring.pending() > 0 {
-                let waited = self.running.ring.wait();
-                waited.map_err(broken("wait for io_uring"))?;
+                self.wait()?;
             } else if self.running.slow > 0 {
                 self.running.mailbox.wait();
                 self.take_mail()?;

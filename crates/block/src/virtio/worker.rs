@@ -16,12 +16,13 @@ use super::server::Server;
 use crate::disk::Plan;
 use crate::options::Cache;
 use crate::slow::{Done, Mailbox, lock};
-use crate::sys::{Ring, SlotId};
+use crate::sys::{Ring, SlotId, is_readable};
 
-/// Tokens of the files that a worker watches.
-const RING: u32 = 0;
-const MAILBOX: u32 = 1;
-const TIMER: u32 = 2;
+/// Tokens of the files that a worker's ring watches.
+pub(super) const KICK: u32 = 0;
+pub(super) const MAILBOX: u32 = 1;
+pub(super) const TIMER: u32 = 2;
+pub(super) const OWNER: u32 = 3;
 
 /// How far a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +57,8 @@ pub(super) struct Running {
     /// The request that the rate limit holds back; no other is taken up before it.
     pub(super) throttled: Option<SlotId>,
     pub(super) parked: Vec<SlotId>,
+    /// The owner wants the worker back in its loop.
+    pub(super) called: bool,
     /// Completions since the driver was last notified.
     pub(super) unnotified: bool,
 }
@@ -93,6 +96,13 @@ impl Worker {
             queue,
         })
     }
+
+    /// Serves until the owner calls. It may have done so already, and the loop have it to do next:
+    /// the ring tells of a call once.
+    fn serve(&mut self, context: &mut Context<'_>) -> Result<(), Error> {
+        let called = is_readable(context.owner());
+        self.with(context, |server| server.serve(called))
+    }
 }
 
 pub(super) fn broken(action: &'static str) -> impl Fn(io::Error) -> Error {
@@ -126,6 +136,7 @@ impl Running {
             done: Vec::new(),
             throttled: None,
             parked: Vec::new(),
+            called: false,
             unnotified: false,
         })
     }
@@ -136,37 +147,31 @@ impl VirtioWorker for Worker {
         let Some(queue) = context.queues.first() else {
             return Ok(());
         };
-        let running = Running::new(&self.shared, queue)?;
-        context.watch(&running.ring, EventSet::IN, RING)?;
-        context.watch(running.mailbox.event(), EventSet::IN, MAILBOX)?;
-        context.watch(&running.timer, EventSet::IN, TIMER)?;
+        let mut running = Running::new(&self.shared, queue)?;
+        let ring = &mut running.ring;
+        ring.watch(queue.kick_fd(), KICK);
+        ring.watch(running.mailbox.event(), MAILBOX);
+        ring.watch(&running.timer, TIMER);
+        ring.watch(context.owner(), OWNER);
+        // The worker waits in the ring, which costs one system call for what is done and what is
+        // new together. It is in the loop only when it was called, or called too late.
+        context.watch(&running.ring, EventSet::IN, 0)?;
         lock(&self.shared.mailboxes).push(Arc::clone(&running.mailbox));
         self.running = Some(running);
         Ok(())
     }
 
     fn kicked(&mut self, _queue: usize, context: &mut Context<'_>) -> Result<(), Error> {
-        self.with(context, |server| server.serve())
+        self.serve(context)
     }
 
     fn ready(
         &mut self,
-        token: u32,
+        _token: u32,
         _events: EventSet,
         context: &mut Context<'_>,
     ) -> Result<(), Error> {
-        self.with(context, |server| {
-            match token {
-                MAILBOX => server.take_mail()?,
-                TIMER => {
-                    let timer = &mut server.running.timer;
-                    timer.wait().map_err(|e| broken("read a timer")(e.into()))?;
-                    server.release_throttled()?;
-                }
-                _ => {}
-            }
-            server.serve()
-        })
+        self.serve(context)
     }
 
     fn drain(&mut self, context: &mut Context<'_>) -> Result<(), Error> {

@@ -128,6 +128,29 @@ fn a_full_host_pauses_the_machine_until_it_has_room() {
 }
 
 #[test]
+fn a_limited_disk_takes_its_time_and_holds_up_no_other() {
+    let level1 = Level1::restore();
+    level1.sh("truncate -s 4M /root/slow /root/quick");
+    let mut guest = level1
+        .boot(&["--disk", "/root/slow,iops=50", "--disk", "/root/quick"])
+        .login();
+    // Hundredths of a second by the guest's clock. What is read past the page cache is one request
+    // for each block.
+    let mut time = |disk: &str, count: u32| {
+        guest.number(&format!(
+            "a=$(cut -d' ' -f1 /proc/uptime|tr -d .);dd if=/dev/{disk} of=/dev/null bs=4k count={count} \
+             iflag=direct 2>/dev/null;b=$(cut -d' ' -f1 /proc/uptime|tr -d .);echo $((b-a))"
+        ))
+    };
+    // The burst is a tenth of a second's: 5 requests at once, then 95 by 50 in a second.
+    let slow = time("vda", 100);
+    let quick = time("vdb", 100);
+    assert!(slow >= 180, "100 requests in {slow} hundredths of a second");
+    assert!(quick * 2 < slow, "{quick} beside {slow}");
+    guest.power_off();
+}
+
+#[test]
 fn a_disk_is_one_machine_s() {
     let level1 = Level1::restore();
     level1.sh("truncate -s 1M /root/disk");

@@ -60,11 +60,17 @@ impl Server<'_> {
                 }
                 return Ok(());
             }
-            match taken {
-                Taken::Budget => self.submit()?,
-                Taken::All if self.queue.enable_kicks()? => {}
+            let more = match taken {
+                Taken::All => self.queue.enable_kicks()?,
                 // A queue that is stalled is looked at again when what it waits for has come.
-                Taken::All | Taken::Stalled => self.wait()?,
+                Taken::Stalled => false,
+                Taken::Budget => true,
+            };
+            // What was taken up does not wait for a guest that adds faster than it is served.
+            if more {
+                self.submit()?;
+            } else {
+                self.wait()?;
             }
         }
     }
@@ -83,8 +89,7 @@ impl Server<'_> {
 
     /// One system call for everything that was queued.
     fn submit(&mut self) -> Result<(), Error> {
-        // False: completions must be taken first, which the caller does next, and what remains
-        // goes with the next turn, to which those completions lead.
+        // False: completions must be taken first, which the next turn does.
         self.running
             .ring
             .submit()

@@ -129,3 +129,104 @@ fn what_a_guest_sends_arrives_as_it_is_without_offloads() {
     one.power_off();
     two.power_off();
 }
+
+#[test]
+fn tagged_frames_pass_and_stay_apart() {
+    let level1 = level1();
+    let mut one = boot(&level1, 2);
+    let mut two = boot(&level1, 3);
+    // The stock kernel's driver of tags, over the network that it is for.
+    level1.sh(
+        "cd /tmp && for m in llc stp garp mrp 8021q; do cat $(find /lib/modules/ -name $m.ko) >$m.ko; \
+         done && tar cf /tmp/vlan.tar *.ko && printf '#!/bin/sh\\ncat /tmp/vlan.tar\\n' >/bin/give && \
+         chmod 755 /bin/give",
+    );
+    for (guest, number) in [(&mut one, 2), (&mut two, 3)] {
+        let server = level1.spawn(&["nc", "-l", "-p", "9", "-e", "give"], None);
+        level1.sh("until netstat -ltn|grep -q :9; do usleep 100000; done");
+        guest.ask("cd /tmp;nc 10.0.0.1 9 </dev/tty >vlan.tar;tar xf vlan.tar");
+        drop(server);
+        guest.ask("for m in llc stp garp mrp 8021q; do insmod $m.ko; done;cd");
+        for tag in [7, 8] {
+            guest.ask(&format!(
+                "ip link add link eth0 name eth0.{tag} type vlan id {tag}"
+            ));
+            guest.ask(&format!("ip link set eth0.{tag} up"));
+        }
+        guest.ask(&format!("ip addr add 10.7.0.{number}/24 dev eth0.7"));
+    }
+    // What has another tag is another network; two answers on each for its own address there.
+    two.ask("echo 1 >/proc/sys/net/ipv4/conf/all/arp_ignore");
+    two.ask("ip addr add 10.8.0.3/24 dev eth0.8");
+    one.ask("ip addr add 10.8.0.2/24 dev eth0.7");
+    let ping = |size: u32, there: &str| {
+        format!("ping -q -c 2 -W 5 -s {size} {there}|grep -o ' [0-9]*% packet loss'|cut -c2-")
+    };
+    for size in [56, 8900] {
+        assert_eq!(one.ask(&ping(size, "10.7.0.3")), "0% packet loss", "{size}");
+    }
+    assert_eq!(one.ask(&ping(56, "10.8.0.3")), "100% packet loss");
+    assert_eq!(one.complaints() + &two.complaints(), "");
+    one.power_off();
+    two.power_off();
+}
+
+#[test]
+fn a_flood_of_small_frames_leaves_the_console_alive() {
+    let level1 = level1();
+    let mut guest = boot(&level1, 2);
+    let received =
+        |guest: &mut Guest<'_>| guest.number("cat /sys/class/net/eth0/statistics/rx_packets");
+    let before = received(&mut guest);
+    // Sixteen that each send the next frame as soon as the last one is answered.
+    level1.sh(
+        "for n in $(seq 16); do ping -A -s 18 10.0.0.2 >/dev/null 2>&1 & echo $! >>/tmp/flood; done",
+    );
+    for round in 0..5 {
+        assert_eq!(
+            guest.ask(&format!("echo alive {round}")),
+            format!("alive {round}")
+        );
+    }
+    let during = received(&mut guest) - before;
+    assert!(during > 1000, "{during} frames");
+    // They were at it all the time.
+    level1.sh("kill $(cat /tmp/flood)");
+    // Whoever was flooded still talks.
+    assert_eq!(
+        guest.ask("ping -q -c 3 -W 5 10.0.0.1|grep -o ' 0% packet loss'|cut -c2-"),
+        "0% packet loss"
+    );
+    assert_eq!(guest.complaints(), "");
+    guest.power_off();
+}
+
+#[test]
+fn two_queue_pairs_serve_two_cpus() {
+    let level1 = level1();
+    let net = "bridge=br0,queues=2,mac=52:54:00:00:00:02";
+    let mut guest = level1.boot(&["--net", net, "--cpus", "2"]).login();
+    address(&mut guest, 2);
+    assert_eq!(
+        guest.number("ls -d /sys/class/net/eth0/queues/rx-*|wc -l"),
+        2
+    );
+    let interrupts = |guest: &mut Guest<'_>, queue| {
+        guest.number(&format!(
+            "awk '/virtio0-input.{queue}/ {{ print $2 + $3 }}' /proc/interrupts"
+        ))
+    };
+    let before = [0, 1].map(|queue| interrupts(&mut guest, queue));
+    // Each flow has its queue, and of so many, both have some. The guest refuses all of them.
+    level1.sh("for n in $(seq 40); do nc 10.0.0.2 9 </dev/null 2>/dev/null & done; wait");
+    for (queue, before) in before.into_iter().enumerate() {
+        let now = interrupts(&mut guest, queue);
+        assert!(now > before, "queue {queue}: {now} interrupts");
+    }
+    assert_eq!(
+        guest.ask("ping -q -c 3 -W 5 10.0.0.1|grep -o ' 0% packet loss'|cut -c2-"),
+        "0% packet loss"
+    );
+    assert_eq!(guest.complaints(), "");
+    guest.power_off();
+}

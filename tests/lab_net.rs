@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use strata_tests::{Config, Guest, Level1};
+use strata_tests::{Config, Disks, Guest, Level1};
 
 /// A bridge with the host's address 10.0.0.1, for frames of 9000 bytes.
 const BRIDGE: &str = "modprobe bridge;ip link add br0 type bridge;ip link set br0 mtu 9000 up;\
@@ -229,4 +229,38 @@ fn two_queue_pairs_serve_two_cpus() {
     );
     assert_eq!(guest.complaints(), "");
     guest.power_off();
+}
+
+#[test]
+fn iperf3_runs_between_guests_that_boot_from_disks() {
+    let level1 = level1();
+    let disks = Disks::new(&level1);
+    let mut guests = Vec::new();
+    for number in [2, 3] {
+        let name = format!("{number}.qcow2");
+        disks.overlay(&name, "base.raw", "raw");
+        let net = format!("bridge=br0,mac=52:54:00:00:00:{number:02x}");
+        let more = ["--net", &net, "--memory", "256M"];
+        let mut guest = disks
+            .boot_with(&name, "qcow2", ",backing=on", &more)
+            .login();
+        let name = guest.ask("ls -d /sys/class/net/e*|sed 's|.*/||'");
+        guest.ask(&format!("ip link set {name} up"));
+        guest.ask(&format!("ip addr add 10.0.0.{number}/24 dev {name}"));
+        guests.push(guest);
+    }
+    if let [one, two] = guests.as_mut_slice() {
+        two.ask("iperf3 -s -D;until ss -ltn|grep -q :5201; do sleep 0.1; done");
+        for direction in ["", "-R"] {
+            // MiB that have arrived, says who received them; the last blocks may not be counted.
+            let arrived = one.number(&format!(
+                "iperf3 -c 10.0.0.3 -n 32M -f M {direction}|awk '/receiver/ {{ print int($5) }}'"
+            ));
+            assert!((30..=32).contains(&arrived), "{direction}: {arrived}");
+        }
+        assert_eq!(one.complaints() + &two.complaints(), "");
+    }
+    for guest in guests {
+        guest.power_off();
+    }
 }

@@ -35,7 +35,7 @@ fn bus() -> Bus {
     };
     let ram = GuestRam::new(&config, &arch::RAM_LAYOUT).unwrap();
     let memory = ram.memory().clone();
-    let pci = Arc::new(Pci::new(vm, controller.clone(), memory.clone()).unwrap());
+    let pci = Arc::new(Pci::new(vm, controller.clone(), memory.clone(), false).unwrap());
     let devices = devices::create(&controller, Arc::clone(&pci), Sink::Null).unwrap();
     let ended = Arc::new(Ended::new().unwrap());
     Bus::new(devices.io, pci, devices.power, controller, memory, ended)

@@ -75,6 +75,38 @@ fn holdings(child: &Machine) -> BTreeMap<String, usize> {
 }
 
 #[test]
+fn a_balloon_is_set_by_what_the_guest_keeps() {
+    let guest = Guest::new(Payload::Spin);
+    let (_child, mut client) = start(&guest, &["--balloon", "0"]);
+    let all = 16 << 20;
+    assert_eq!(
+        client.run("query-balloon", json!({})),
+        json!({ "actual": all })
+    );
+    for bytes in [all / 2, all, 1] {
+        client.run("balloon", json!({ "value": bytes }));
+    }
+    for bytes in [0, all + 1] {
+        let answer = client.ask("balloon", json!({ "value": bytes }));
+        assert_eq!(answer["error"]["class"], "GenericError", "{answer}");
+    }
+    // No driver of this guest's has given anything.
+    assert_eq!(
+        client.run("query-balloon", json!({})),
+        json!({ "actual": all })
+    );
+    let without = Guest::new(Payload::Spin);
+    let (_child, mut client) = start(&without, &[]);
+    for (command, arguments) in [
+        ("query-balloon", json!({})),
+        ("balloon", json!({ "value": 1 })),
+    ] {
+        let answer = client.ask(command, arguments);
+        assert_eq!(answer["error"]["class"], "DeviceNotActive", "{answer}");
+    }
+}
+
+#[test]
 fn a_machine_is_paused_goes_on_and_ends() {
     let guest = Guest::new(Payload::Spin);
     let (child, mut client) = start(&guest, &["--cpus", "2"]);

@@ -1,5 +1,6 @@
 //! The commands of the control socket, as QMP has them.
 
+mod balloon;
 mod block;
 mod block_query;
 mod device;
@@ -54,7 +55,7 @@ fn commands() -> Commands<Control> {
         .with("cont", Control::cont)
         .with("system_powerdown", Control::power_down)
         .with("quit", Control::quit);
-    let commands = block::add(block_query::add(commands));
+    let commands = balloon::add(block::add(block_query::add(commands)));
     pci::add(net::add(device::add(commands)))
 }
 

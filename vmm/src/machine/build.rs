@@ -7,9 +7,10 @@ use std::thread;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
+use strata_balloon::BalloonHandle;
 use strata_boot::{Boot, Cache, Entry, Initrd, Kernel, Protocol};
 use strata_interrupts::{Controller, Kind};
-use strata_memory::{Backing, GuestRam, Pages, RamConfig};
+use strata_memory::{Backing, GuestRam, MemorySize, Pages, RamConfig};
 use strata_vcpu::{Host, VcpuThread};
 
 use super::Ended;
@@ -29,6 +30,8 @@ pub(crate) struct Parts {
     pub(crate) pci: Arc<Pci>,
     pub(crate) disks: Rc<Disks>,
     pub(crate) nets: Rc<Nets>,
+    pub(crate) balloon: Option<BalloonHandle>,
+    pub(crate) memory: MemorySize,
     pub(crate) announcer: Announcer,
 }
 
@@ -42,6 +45,7 @@ pub(super) struct Machine {
     pub(super) power_button: Arc<PowerButton>,
     pub(super) pci: Arc<Pci>,
     pub(super) small: SmallDevices,
+    memory: MemorySize,
     pub(super) disks: Rc<Disks>,
     pub(super) nets: Rc<Nets>,
     pub(super) power: Arc<Power>,
@@ -117,6 +121,7 @@ impl Machine {
             power_button: devices.power_button,
             pci,
             small,
+            memory: config.memory.size,
             disks: Rc::new(disks),
             nets: Rc::new(nets),
             power: devices.power,
@@ -139,6 +144,8 @@ impl Machine {
             pci: self.pci.clone(),
             disks: self.disks.clone(),
             nets: self.nets.clone(),
+            balloon: self.small.balloon.clone(),
+            memory: self.memory,
             announcer: self.announcer.clone(),
         }
     }

@@ -6,6 +6,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -34,6 +35,17 @@ struct Machine(Option<Child>);
 impl Machine {
     fn id(&self) -> u32 {
         self.0.as_ref().map_or(0, Child::id)
+    }
+
+    /// Reads the console until `text` has come.
+    fn wait_for(&mut self, text: &str) {
+        let console = self.0.as_mut().unwrap().stdout.as_mut().unwrap();
+        let mut seen = String::new();
+        let mut byte = [0];
+        while !seen.contains(text) {
+            assert_eq!(console.read(&mut byte).unwrap(), 1, "only {seen:?}");
+            seen.push(byte[0].into());
+        }
     }
 
     /// Waits for its end, and gives its exit code.
@@ -160,9 +172,8 @@ fn cpu_time(child: &Machine) -> u64 {
 #[test]
 fn the_end_is_told_with_its_reason() {
     let button = Guest::new(Payload::Button);
-    let (child, mut client) = start(&button, &[]);
-    // Until it listens.
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    let (mut child, mut client) = start(&button, &[]);
+    child.wait_for("listening");
     client.run("system_powerdown", json!({}));
     client.wait_for("POWERDOWN");
     let end = client.wait_for("SHUTDOWN");

@@ -233,8 +233,12 @@ impl Job {
             min_sparse: self.min_sparse(),
             salvage: self.salvage,
             quiet: common.quiet,
-            // Threads that wait for their turn to write would compress one after the other.
-            any_order: self.any_order || self.compress || disk.format != Format::Qcow2,
+            // Threads that wait for their turn to write would compress one after the other. A
+            // disk may take several writes at once, but the page cache takes a file's one by one,
+            // and who waits there for the other does so busily.
+            any_order: self.any_order
+                || self.compress
+                || (disk.format != Format::Qcow2 && disk.flags().cache.direct),
             threads: self.threads(),
             rate_limit: self.rate_limit,
             target: &disk,
@@ -363,9 +367,9 @@ impl Job {
     }
 
     fn threads(&self) -> usize {
+        // More threads than cores, of which all copy or compress, only take turns on them.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        // One thread more than cores keeps them busy while another waits for its turn.
-        (self.parallel as usize).min(cores + 1)
+        (self.parallel as usize).min(cores)
     }
 }
 

@@ -38,15 +38,10 @@ pub(crate) fn compress(kind: CompressionType, cluster: &[u8]) -> Result<Option<V
                 Some(compressor) => compressor,
                 None => slot.insert(zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(failed)?),
             };
-            let mut out = vec![0; limit];
+            let mut out = Vec::with_capacity(limit);
             // The only failure is a buffer that is too small: the cluster does not shrink.
-            Ok(compressor
-                .compress_to_buffer(cluster, &mut out)
-                .ok()
-                .map(|count| {
-                    out.truncate(count);
-                    out
-                }))
+            let done = compressor.compress_to_buffer(cluster, &mut out);
+            Ok((done.is_ok() && out.len() <= limit).then_some(out))
         }),
     }
 }
@@ -57,14 +52,11 @@ fn deflate(cluster: &[u8], limit: usize) -> Option<Vec<u8>> {
             Compress::new_with_window_bits(Compression::new(ZLIB_LEVEL), false, WINDOW_BITS)
         });
         engine.reset();
-        let mut out = vec![0; limit];
+        let mut out = Vec::with_capacity(limit);
         let status = engine
-            .compress(cluster, &mut out, FlushCompress::Finish)
+            .compress_vec(cluster, &mut out, FlushCompress::Finish)
             .ok()?;
-        (status == Status::StreamEnd).then(|| {
-            out.truncate(engine.total_out() as usize);
-            out
-        })
+        (status == Status::StreamEnd && out.len() <= limit).then_some(out)
     })
 }
 

@@ -1,14 +1,16 @@
 //! strata-qcow2 beside its peers, in one run, interleaved: CPU time per operation (user and
 //! system, of the whole process), medians over rounds; wall time beside it.
 //!
-//! `strata-bench-qcow2 [--only PART]... [MEMORY [DISK]]`: directories on tmpfs (default /dev/shm)
-//! and on a disk. The parts are named in [`PARTS`].
+//! `strata-bench-qcow2 [--only PART,...]... [MEMORY [DISK]]`: directories on tmpfs (default
+//! /dev/shm) and on a disk. The parts are named in [`PARTS`]. At the end stand the ratios to
+//! qemu-img and whether each meets its bar.
 
 mod disk;
 mod engine;
 mod measure;
 mod ours;
 mod peers;
+mod plain;
 mod tools;
 
 use std::path::Path;
@@ -24,7 +26,7 @@ const PARTS: [Part; 8] = [
     ("snapshots", tools::snapshots),
     ("commit", tools::commit),
     ("convert", tools::convert),
-    ("compressed", tools::compressed_convert),
+    ("compress", tools::compressed_convert),
 ];
 
 /// What runs in the directory on a disk.
@@ -39,9 +41,16 @@ fn main() {
         strata_img::report::flush();
         std::process::exit(i32::from(code));
     }
+    if args.next_if(|arg| arg == "plain-copy").is_some() {
+        let names: Vec<_> = args.collect();
+        return plain::copy(Path::new(&names[0]), Path::new(&names[1]));
+    }
     while let Some(arg) = args.next() {
         match arg.as_str() {
-            "--only" => only.push(args.next().expect("the name of a part")),
+            "--only" => {
+                let names = args.next().expect("names of parts");
+                only.extend(names.split(',').map(str::to_owned));
+            }
             _ => directories.push(arg),
         }
     }
@@ -61,4 +70,5 @@ fn main() {
             }
         }
     }
+    measure::summary();
 }

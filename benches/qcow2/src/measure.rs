@@ -1,5 +1,6 @@
 //! Clocks and medians.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// User and system time of this process and of its children that have ended.
@@ -40,15 +41,66 @@ fn measure(who: libc::c_int, work: impl FnOnce()) -> Cost {
     }
 }
 
-/// Prints the medians of some rounds, per operation.
-pub fn report(what: &str, who: &str, rounds: &[Cost], operations: u32) {
+/// Medians of CPU and wall time, in microseconds.
+fn medians(rounds: &[Cost]) -> (f64, f64) {
     let median = |mut list: Vec<Duration>| {
         list.sort();
-        list[list.len() / 2].as_secs_f64() * 1e6 / f64::from(operations)
+        list[list.len() / 2].as_secs_f64() * 1e6
     };
-    let cpu = median(rounds.iter().map(|cost| cost.cpu).collect());
-    let wall = median(rounds.iter().map(|cost| cost.wall).collect());
+    (
+        median(rounds.iter().map(|cost| cost.cpu).collect()),
+        median(rounds.iter().map(|cost| cost.wall).collect()),
+    )
+}
+
+/// Prints the medians of some rounds, per operation.
+pub fn report(what: &str, who: &str, rounds: &[Cost], operations: u32) {
+    let (cpu, wall) = medians(rounds);
+    let (cpu, wall) = (cpu / f64::from(operations), wall / f64::from(operations));
     println!("{what:<34} {who:<10} {cpu:>12.2} us CPU {wall:>12.2} us wall");
+}
+
+/// What [`summary`] prints.
+static VERDICTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn keep(line: String) {
+    let mut lines = VERDICTS.lock().unwrap_or_else(PoisonError::into_inner);
+    lines.push(line);
+}
+
+fn against(ratio: f64, bar: f64) -> String {
+    let word = if ratio <= bar { "met" } else { "MISSED" };
+    format!("{ratio:.2} ({word})")
+}
+
+/// Keeps how the medians of `ours` compare to those of `theirs`, which `bar` says the most of.
+pub fn verdict(what: &str, ours: &[Cost], theirs: &[Cost], bar: f64) {
+    let ((cpu, wall), (their_cpu, their_wall)) = (medians(ours), medians(theirs));
+    let (cpu, wall) = (
+        against(cpu / their_cpu, bar),
+        against(wall / their_wall, bar),
+    );
+    keep(format!(
+        "{what:<34} at most {bar:.2}: CPU {cpu:<14} wall {wall}"
+    ));
+}
+
+/// The same for two sizes in bytes.
+pub fn size_verdict(what: &str, ours: u64, theirs: u64, bar: f64) {
+    let ratio = ours as f64 / theirs as f64;
+    let word = if ratio <= bar { "met" } else { "MISSED" };
+    keep(format!(
+        "{what:<34} at most {bar:.2}: size {ratio:.4} ({word})"
+    ));
+}
+
+/// Prints all verdicts.
+pub fn summary() {
+    let lines = VERDICTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if !lines.is_empty() {
+        println!("\nratios to qemu-img, medians, and their bars");
+    }
+    lines.iter().for_each(|line| println!("{line}"));
 }
 
 /// Runs a program that must succeed.

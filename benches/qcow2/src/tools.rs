@@ -1,13 +1,14 @@
 //! Whole-image work beside qemu-img.
 //!
-//! For convert, this program starts itself as strata-img, so that both are child processes.
+//! For convert and commit this program starts itself as strata-img, so that both are child
+//! processes.
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use strata_qcow2::{NewSnapshot, Repair, chain, commit as commit_into};
+use strata_qcow2::{NewSnapshot, Repair};
 
-use crate::measure::{children, here, random_offsets, report, run};
+use crate::measure::{Cost, children, here, random_offsets, report, run, size_verdict, verdict};
 use crate::peers;
 
 const ROUNDS: usize = 5;
@@ -40,8 +41,7 @@ pub fn check(dir: &Path) {
             run("qemu-img", &["check", "-q", path.to_str().expect("a name")])
         }));
     }
-    report("check 4 GiB of 4 KiB clusters", "strata", &ours, 1);
-    report("check 4 GiB of 4 KiB clusters", "qemu-img", &theirs, 1);
+    compare("check 4 GiB of 4 KiB clusters", &[ours, theirs], 1.0);
     std::fs::remove_file(&path).expect("an image to remove");
 }
 
@@ -112,39 +112,50 @@ pub fn commit(dir: &Path) {
         run("qemu-img", &create);
         run("qemu-io", &["-c", "write -q -P 7 0 512M", names[1]]);
     };
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let mut costs = [Vec::new(), Vec::new()];
     for _ in 0..ROUNDS {
-        make();
-        ours.push(here(|| {
-            let options = chain::ChainOptions {
-                backing: false,
-                ..Default::default()
-            };
-            let target = chain::ChainOptions {
-                writable: true,
-                ..Default::default()
-            };
-            let target = chain::open(&base, &target).expect("a base");
-            let options = chain::ChainOptions {
-                writable: true,
-                image: strata_qcow2::OpenOptions {
-                    backing: strata_qcow2::Backing::Node(target.clone()),
-                    ..options.image.clone()
-                },
-                ..options
-            };
-            let node = chain::open(&top, &options).expect("a top");
-            commit_into(&node, &target, &mut |_, _| true).expect("a commit");
-            node.as_qcow2()
-                .expect("an image")
-                .make_empty()
-                .expect("emptying");
-        }));
-        make();
-        theirs.push(children(|| run("qemu-img", &["commit", "-q", names[1]])));
+        for (program, costs) in [Program::Ours, Program::Theirs].iter().zip(&mut costs) {
+            make();
+            costs.push(program.run(&["commit", "-q", names[1]]));
+        }
     }
-    report("commit 512 MiB", "strata", &ours, 1);
-    report("commit 512 MiB", "qemu-img", &theirs, 1);
+    compare("commit 512 MiB", &costs, 1.0);
+    for name in names {
+        std::fs::remove_file(name).expect("an image to remove");
+    }
+}
+
+/// Who does the work of a command.
+#[derive(Clone, Copy)]
+enum Program {
+    /// This program, started as strata-img.
+    Ours,
+    Theirs,
+    /// This program, started to copy a file's data and no more.
+    Plain,
+}
+
+impl Program {
+    fn run(self, args: &[&str]) -> Cost {
+        let this = std::env::current_exe().expect("this program");
+        let this = this.to_str().expect("a name");
+        let run_with = |program, first: &[&str]| {
+            let args = [first, args].concat();
+            children(|| run(program, &args))
+        };
+        match self {
+            Program::Ours => run_with(this, &["strata-img"]),
+            Program::Theirs => run_with("qemu-img", &[]),
+            Program::Plain => run_with(this, &["plain-copy"]),
+        }
+    }
+}
+
+/// Prints the costs of both programs, and keeps what their ratio is.
+fn compare(what: &str, costs: &[Vec<Cost>; 2], bar: f64) {
+    report(what, "strata", &costs[0], 1);
+    report(what, "qemu-img", &costs[1], 1);
+    verdict(what, &costs[0], &costs[1], bar);
 }
 
 /// Sizes of what is converted.
@@ -161,10 +172,12 @@ pub fn convert(dir: &Path) {
     beside(
         "convert raw to qcow2",
         &["-f", "raw", "-O", "qcow2", raw, out],
+        0.8,
     );
     beside(
         "convert qcow2 to raw",
         &["-f", "qcow2", "-O", "raw", image, out],
+        0.8,
     );
     for path in [raw, image, out] {
         std::fs::remove_file(path).expect("a file to remove");
@@ -182,31 +195,39 @@ pub fn compressed_convert(dir: &Path) {
     ] {
         let to = ["-c", "-o", option, "-f", "raw", "-O", "qcow2", raw];
         run("qemu-img", &[&["convert"], &to[..], &[image]].concat());
-        beside(&format!("convert to {kind}"), &[&to[..], &[out]].concat());
+        let what = format!("convert to {kind}");
+        let [ours, theirs] = beside(&what, &[&to[..], &[out]].concat(), 0.6);
+        size_verdict(&what, ours, theirs, 1.01);
         let from = ["-f", "qcow2", "-O", "raw", image, out];
-        beside(&format!("convert from {kind}"), &from);
+        beside(&format!("convert from {kind}"), &from, 0.8);
     }
     for path in [raw, image, out] {
         std::fs::remove_file(path).expect("a file to remove");
     }
 }
 
-/// Converts by both programs in turn; the last argument is the target.
-fn beside(what: &str, args: &[&str]) {
+/// Converts by both programs in turn; the last argument is the target, the one before it the
+/// source. Returns the sizes of the targets.
+fn beside(what: &str, args: &[&str], bar: f64) -> [u64; 2] {
+    let [.., source, target] = args else {
+        panic!("no source and target")
+    };
     let args = [&["convert"], args].concat();
-    let this = std::env::current_exe().expect("this program");
-    let this = this.to_str().expect("a name");
-    let mut costs = [Vec::new(), Vec::new()];
+    let (mut costs, mut plain) = ([Vec::new(), Vec::new()], Vec::new());
+    let mut sizes = [0; 2];
     for _ in 0..ROUNDS {
-        let programs: [(&str, &[&str]); 2] = [(this, &["strata-img"]), ("qemu-img", &[])];
-        for ((program, first), costs) in programs.into_iter().zip(&mut costs) {
+        for (number, program) in [Program::Ours, Program::Theirs].into_iter().enumerate() {
             // A new file each time: one that is there would be emptied first.
-            let _ = args.last().map(std::fs::remove_file);
-            costs.push(children(|| run(program, &[first, &args[..]].concat())));
+            let _ = std::fs::remove_file(target);
+            costs[number].push(program.run(&args));
+            sizes[number] = std::fs::metadata(target).expect("a file").len();
         }
+        let _ = std::fs::remove_file(target);
+        plain.push(Program::Plain.run(&[source, target]));
     }
-    report(what, "strata", &costs[0], 1);
-    report(what, "qemu-img", &costs[1], 1);
+    compare(what, &costs, bar);
+    report(what, "(bare copy)", &plain, 1);
+    sizes
 }
 
 /// A sparse file of holes, zeroes, noise and words, in runs of 64 KiB to 4 MiB.

@@ -484,3 +484,41 @@ fn a_repair_spares_what_an_unreadable_table_names() {
         is_sound(&open(&path));
     }
 }
+
+/// The places of cached slices are allocated when an image is opened.
+#[test]
+fn no_wish_for_a_cache_takes_the_memory_of_the_host() {
+    let options = CreateOptions {
+        size: 1 << 50,
+        ..CreateOptions::default()
+    };
+    let (_dir, path, image) = made(&options);
+    drop(image);
+    let options = OpenOptions {
+        l2_cache: u64::MAX,
+        ..OpenOptions::default()
+    };
+    let image = Image::open(file(&path, false), options).unwrap();
+    let mut data = [1; 512];
+    image.read_at(&mut data, 1 << 49).unwrap();
+    assert_eq!(data, [0; 512]);
+}
+
+#[test]
+fn refcounts_that_a_narrower_width_can_not_hold_are_told() {
+    let (_dir, _path, image) = made(&CreateOptions {
+        size: 1 << 20,
+        ..CreateOptions::default()
+    });
+    image.write_at(&[1; 65536], 0).unwrap();
+    image.create_snapshot(&NewSnapshot::default()).unwrap();
+    let narrow = AmendOptions {
+        refcount_bits: Some(1),
+        ..AmendOptions::default()
+    };
+    let error = image.amend(&narrow).unwrap_err();
+    assert!(error.to_string().contains("has a refcount of 2"), "{error}");
+    is_sound(&image);
+    image.write_at(&[2; 65536], 0).unwrap();
+    is_sound(&image);
+}

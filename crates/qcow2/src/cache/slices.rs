@@ -84,10 +84,14 @@ fn lock(mutex: &Mutex<()>) -> MutexGuard<'_, ()> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The places of slices are allocated at once (1 % of the bytes that they may hold), so that a
+/// wish for more than any image is worth must not take the memory of the host.
+const LARGEST: u64 = 4 << 30;
+
 impl Slices {
     /// A cache of at most `bytes`, of slices of `slice_size` bytes.
     pub(crate) fn new(bytes: u64, slice_size: u64, extended: bool) -> Self {
-        let sets = (bytes / slice_size / WAYS as u64).next_power_of_two();
+        let sets = (bytes.min(LARGEST) / slice_size / WAYS as u64).next_power_of_two();
         let slot = || Slot {
             sequence: AtomicU64::new(0),
             tag: AtomicU64::new(EMPTY),

@@ -121,6 +121,16 @@ impl Image {
         let counts = self.count_sound(&state.header)?;
         let mut header = state.header.clone();
         header.geometry.refcount_order = order;
+        let limit = header.geometry.max_refcount();
+        if let Some(cluster) = (0..counts.end()).find(|&cluster| counts.get(cluster) > limit) {
+            return Err(Error::Unsupported(format!(
+                "Cannot decrease refcount entry width to {} bits: Cluster at offset {:#x} has a \
+                 refcount of {}",
+                1 << order,
+                cluster << self.geometry.cluster_bits,
+                counts.get(cluster)
+            )));
+        }
         self.rebuild(state, header, &counts, 0)?;
         self.abandon();
         Ok(())

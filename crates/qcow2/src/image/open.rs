@@ -45,7 +45,7 @@ pub struct OpenOptions {
     pub data_file: Option<Arc<dyn Storage>>,
     /// Opens the LUKS payload of encrypted images.
     pub unlock: Option<Arc<dyn Unlock>>,
-    /// Most bytes of L2 tables to keep in memory.
+    /// Most bytes of L2 tables to keep in memory; more than 4 GiB count as that.
     pub l2_cache: u64,
     /// Open although the corrupt bit is set, for checking and repairing.
     pub allow_corrupt: bool,

@@ -101,7 +101,7 @@ pub(super) fn new_volume(values: &Values, prefix: &str) -> Outcome<NewVolume> {
     };
     Ok(NewVolume {
         options,
-        passphrase: super::secret::get(secret)?,
+        passphrase: super::secret::passphrase(secret)?,
     })
 }
 

@@ -332,7 +332,7 @@ fn luks(mut options: Options, file: &Protocol, flags: &Flags) -> Outcome<Opened>
     match key {
         // Metadata needs no key, and none needs to be there.
         Some(id) if !flags.no_io => {
-            let key = Key(secret::get(&id)?);
+            let key = Key(secret::passphrase(&id)?);
             let storage = EncryptedStorage::open(Arc::clone(&file.storage), &key)
                 .map_err(|error| Failure::new(words(&error)))?;
             Opened::raw(Arc::new(storage))
@@ -361,7 +361,7 @@ fn qcow2(
     open.metadata_only = flags.no_io;
     open.on_finding = Some(Arc::new(|finding| note(&finding.text)));
     if let (Some(id), false) = (options.take("encrypt.key-secret"), flags.no_io) {
-        open.unlock = Some(Arc::new(Key(secret::get(&id)?)));
+        open.unlock = Some(Arc::new(Key(secret::passphrase(&id)?)));
     }
     options.take("encrypt.format");
     let data_file_name = data_file(&mut options, &mut open, &header, name, flags)?;

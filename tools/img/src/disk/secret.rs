@@ -64,10 +64,22 @@ pub fn define(text: &str) -> Outcome<()> {
 ///
 /// # Errors
 /// If there is none.
-pub fn get(id: &str) -> Outcome<Zeroizing<Vec<u8>>> {
+fn get(id: &str) -> Outcome<Zeroizing<Vec<u8>>> {
     let secrets = SECRETS.lock().unwrap_or_else(PoisonError::into_inner);
     let secret = secrets.get(id).cloned();
     secret.ok_or_else(|| Failure::new(format!("No secret with id '{id}'")))
+}
+
+/// The passphrase in the secret called `id`.
+///
+/// # Errors
+/// If there is none, or it is no UTF-8 text, which a passphrase typed elsewhere could not be.
+pub fn passphrase(id: &str) -> Outcome<Zeroizing<Vec<u8>>> {
+    let secret = get(id)?;
+    match std::str::from_utf8(&secret) {
+        Ok(_) => Ok(secret),
+        Err(_) => fail!("Data from secret {id} is not valid UTF-8"),
+    }
 }
 
 fn read(path: &str) -> Outcome<Zeroizing<Vec<u8>>> {
@@ -130,6 +142,9 @@ mod tests {
         define("{'qom-type':'secret','id':'coded','format':'base64','data':'cGFzcw=='}").unwrap();
         assert_eq!(**get("coded").unwrap(), *b"pass");
         assert!(get("other").is_err());
+        define("secret,id=noise,format=base64,data=/w==").unwrap();
+        assert!(get("noise").is_ok() && passphrase("noise").is_err());
+        assert!(passphrase("plain").is_ok());
         for bad in [
             "secret,id=x",
             "secret,data=x",

@@ -170,7 +170,7 @@ fn amend_keys(
     let Some(key) = disk.options.get(&format!("{prefix}key-secret")) else {
         fail!("Parameter 'key-secret' is required for cipher");
     };
-    let mut volume = Volume::open(area, &secret::get(key)?).map_err(luks_failure)?;
+    let mut volume = Volume::open(area, &secret::passphrase(key)?).map_err(luks_failure)?;
     let slot = match values.number(&format!("{prefix}keyslot")) {
         None => None,
         Some(slot) if slot < SLOTS as u64 => Some(slot as usize),
@@ -181,7 +181,7 @@ fn amend_keys(
             )
         }
     };
-    let old = text("old-secret").map(secret::get).transpose()?;
+    let old = text("old-secret").map(secret::passphrase).transpose()?;
     match text("state") {
         Some("active") => {
             let Some(new) = text("new-secret") else {
@@ -190,7 +190,7 @@ fn amend_keys(
             if old.is_some() {
                 fail!("'old-secret' must not be given when activating keyslots");
             }
-            let (new, time) = (secret::get(new)?, iter_time(values, prefix)?);
+            let (new, time) = (secret::passphrase(new)?, iter_time(values, prefix)?);
             let taken = slot.filter(|slot| volume.header().slots[*slot].active);
             let changed = match taken {
                 Some(slot) if force => volume.replace_key(area, slot, &new, time),

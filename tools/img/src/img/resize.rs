@@ -22,6 +22,8 @@ const SPECS: &[Spec] = &[
 pub(super) fn run(args: &[String]) -> Outcome<u8> {
     // The size comes last, and a negative one is not an option.
     let Some((text, args)) = args.split_last().filter(|(_, rest)| !rest.is_empty()) else {
+        // Which says so, unless it is help that is asked for.
+        Common::parse(args, SPECS, |_, _| Ok(()))?;
         return Err(Failure::usage("Not enough arguments"));
     };
     let (mut preallocation, mut shrink) = (Preallocation::Off, false);

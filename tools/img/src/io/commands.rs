@@ -158,9 +158,13 @@ impl Shell {
         let which = name
             .map(|name| format!(" device {name}"))
             .unwrap_or_default();
-        let disk = disk::open(name, options, flags)
-            .map_err(|failure| failure.context(format_args!("can't open{which}: ")))?;
-        self.disk = Some(disk);
+        self.put(disk::open(name, options, flags))
+            .map_err(|failure| failure.context(format_args!("can't open{which}: ")))
+    }
+
+    /// Makes a disk the one that commands work on, if it was opened.
+    pub(super) fn put(&mut self, opened: Outcome<Disk>) -> Outcome<()> {
+        self.disk = Some(opened?);
         Ok(())
     }
 

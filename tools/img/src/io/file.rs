@@ -143,18 +143,22 @@ pub(super) fn reopen(shell: &mut Shell, words: &[String]) -> Read<()> {
             options.set(&name, value);
         }
     }
-    options.set("driver", driver);
+    let before = (open.flags(), open.options.clone());
     if !shell.close() {
         return Err(Refused);
     }
-    let name = if options.get("file.filename").is_some() || options.get("filename").is_some() {
-        None
-    } else {
-        name
+    let mut open = |flags, mut options: Options| {
+        options.set("driver", driver.clone());
+        let named = ["file.filename", "filename"];
+        let named = named.iter().any(|key| options.get(key).is_some());
+        let name = name.as_deref().filter(|_| !named);
+        shell.put(disk::open(name, options, flags))
     };
-    shell
-        .open(name.as_deref(), options, flags)
-        .or_else(|failure| refuse(&failure))
+    open(flags, options).or_else(|failure| {
+        // The disk stays open as it was; only what it says first is news.
+        let _ = open(before.0, before.1);
+        refuse(&failure)
+    })
 }
 
 pub(super) fn truncate(shell: &mut Shell, words: &[String]) -> Read<()> {

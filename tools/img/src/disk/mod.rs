@@ -25,6 +25,7 @@ pub use flags::{Cache, Flags};
 pub use luks::{HeaderArea, Part, iter_time, luks_failure, luks_header, new_volume_area};
 pub use open::{open, open_name};
 pub use options::Options;
+pub use qcow2::outdate;
 pub use status::{Status, chain as chain_status};
 pub use words::{errno, words};
 

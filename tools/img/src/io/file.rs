@@ -112,6 +112,7 @@ pub(super) fn reopen(shell: &mut Shell, words: &[String]) -> Read<()> {
         flags.cache = parsed.or_else(|failure| refuse(&failure))?;
     }
     let given = keyval::parse(args.value("o").unwrap_or_default(), None);
+    disk::outdate(&mut options, &given);
     for (name, value) in given {
         if name == "read-only" && (args.has("r") || args.has("w")) {
             return refuse(&Failure::new("Cannot set both -r/-w and 'read-only'"));

@@ -212,12 +212,8 @@ impl Refcounts {
         Error::malformed("host cluster", offset, "no refcount block covers it")
     }
 
-    /// Fails if a cluster can not get one more reference.
-    ///
-    /// # Errors
-    /// [`Error::TooLarge`] where its refcount is at its largest or the refcount table can not
-    /// reach it; [`Error::Io`] with EAGAIN where no refcount block covers it.
-    pub(crate) fn check_room(&mut self, disk: Disk<'_>, cluster: u64) -> Result<()> {
+    /// The refcount of a cluster, if it is not at its largest.
+    fn below_limit(&mut self, disk: Disk<'_>, cluster: u64) -> Result<u64> {
         let value = self.get(disk, cluster)?;
         let limit = self.geometry.max_refcount();
         if value >= limit {
@@ -227,6 +223,16 @@ impl Refcounts {
                 limit,
             });
         }
+        Ok(value)
+    }
+
+    /// Fails if a cluster can not get one more reference.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] where its refcount is at its largest or the refcount table can not
+    /// reach it; [`Error::Io`] with EAGAIN where no refcount block covers it.
+    pub(crate) fn check_room(&mut self, disk: Disk<'_>, cluster: u64) -> Result<()> {
+        let value = self.below_limit(disk, cluster)?;
         let index = cluster >> self.geometry.refcount_block_bits();
         if index >= MAX_REFCOUNT_TABLE_BYTES / 8 {
             let limit = MAX_REFCOUNT_TABLE_BYTES / 8 - 1;
@@ -252,15 +258,7 @@ impl Refcounts {
     /// # Errors
     /// [`Error::TooLarge`] where the refcount is at its largest already.
     pub(crate) fn increase(&mut self, disk: Disk<'_>, cluster: u64) -> Result<u64> {
-        let value = self.get(disk, cluster)?;
-        let limit = self.geometry.max_refcount();
-        if value >= limit {
-            return Err(Error::TooLarge {
-                what: "refcount",
-                value: value.saturating_add(1),
-                limit,
-            });
-        }
+        let value = self.below_limit(disk, cluster)?;
         if value == 0 && self.block(disk, cluster)?.is_none() {
             return Err(self.uncovered(cluster));
         }

@@ -15,6 +15,8 @@ const TX_SLOTS: u64 = 64;
 const TX_SLOT: u64 = 0x1_1000;
 /// Receive buffers.
 const RX_SLOTS: u64 = 192;
+/// Room for a command and its acknowledgement, behind them.
+const COMMAND: u64 = 0x2000;
 
 /// A guest's network card and its driver, which uses the first queue pair.
 #[derive(Debug)]
@@ -32,8 +34,9 @@ impl MockNic {
     pub fn new(card: Card, features: u64, rx_len: u32) -> Self {
         let mut driver = MockDriver::new(Box::new(card));
         driver.start(features);
-        let tx_at = driver.allocate(TX_SLOTS * TX_SLOT);
-        let rx_at = driver.allocate(RX_SLOTS * u64::from(rx_len));
+        // At once: while no chain is in flight, the driver gives the same memory again.
+        let tx_at = driver.allocate(TX_SLOTS * TX_SLOT + RX_SLOTS * u64::from(rx_len) + COMMAND);
+        let rx_at = tx_at + TX_SLOTS * TX_SLOT;
         let mut nic = Self {
             driver,
             rx_len,

@@ -84,10 +84,11 @@ pub struct Context<'a> {
     watcher: &'a mut dyn Watcher,
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
     /// Readable when the owner wants the worker to pause or to end. A worker that waits by itself,
-    /// and not in the loop, waits for this too, and returns then. Only the loop reads it.
-    pub fn owner(&self) -> &EventFd {
+    /// and not in the loop, waits for this too, and returns then. Only the loop reads it; every
+    /// queue is kicked afterwards.
+    pub fn owner(&self) -> &'a EventFd {
         self.owner
     }
 
@@ -262,7 +263,8 @@ impl Looped {
                 }
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => self.stop(ops),
                 Ok(Command::Resume) => {}
-                Err(TryRecvError::Empty) => return,
+                // Whoever waited by itself has come back for this.
+                Err(TryRecvError::Empty) => return self.kick_all(ops),
             }
         }
     }

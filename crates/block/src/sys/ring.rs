@@ -111,9 +111,7 @@ impl Ring {
         let failed = |action| move |source| Error::Ring { action, source };
         let entries = u32::from(slots.max(1)).next_power_of_two();
         // One thread submits, and it looks at completions when it is in the kernel anyway: no
-        // interruption of the thread for each. Deferred work (DEFER_TASKRUN) would not make the
-        // descriptor readable, and so not wake a loop that waits for several files. Kernels that
-        // do not know these do without.
+        // interruption of the thread for each. Kernels that do not know these do without.
         let uring = IoUring::builder()
             .setup_coop_taskrun()
             .setup_single_issuer()
@@ -309,12 +307,6 @@ impl Ring {
                 Err(_) => std::thread::yield_now(),
             }
         }
-    }
-}
-
-impl AsRawFd for Ring {
-    fn as_raw_fd(&self) -> RawFd {
-        self.uring.as_raw_fd()
     }
 }
 

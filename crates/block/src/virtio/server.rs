@@ -9,6 +9,7 @@ use strata_memory::GuestMemory;
 use strata_qcow2::Ticket;
 use strata_virtio::{Error, Queue, QueueError, Segments};
 use vm_memory::Bytes;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::device::{Failure, Shared};
 use super::request::{Bounds, HEADER, MAX_RANGES, Request, Status};
@@ -17,7 +18,7 @@ use crate::disk::Disk;
 use crate::options::{Cache, ErrorPolicy};
 use crate::slow::{Done, Job, Work};
 use crate::stats::Operation;
-use crate::sys::{Completion, Direction, Event, SlotId};
+use crate::sys::{Completion, Direction, Event, SlotId, is_readable};
 
 /// Requests taken up in one turn, after which events have theirs.
 const BUDGET: usize = 1024;
@@ -39,12 +40,15 @@ pub(super) struct Server<'a> {
     pub(super) flushes: bool,
     pub(super) running: &'a mut Running,
     pub(super) queue: &'a mut Queue,
+    /// Readable when the owner wants the worker back in its loop.
+    pub(super) owner: &'a EventFd,
 }
 
 impl Server<'_> {
     /// Finishes what is done and takes up what is available, until the owner calls.
-    pub(super) fn serve(&mut self, called: bool) -> Result<(), Error> {
-        self.running.called |= called;
+    pub(super) fn serve(&mut self) -> Result<(), Error> {
+        // The ring tells of a call once, and the loop may have something else to do first.
+        self.running.called = is_readable(self.owner);
         loop {
             self.queue.disable_kicks()?;
             self.finish_completed()?;
@@ -52,13 +56,8 @@ impl Server<'_> {
             self.notify()?;
             let taken = self.take_up()?;
             self.notify()?;
-            if std::mem::take(&mut self.running.called) {
-                self.submit()?;
-                // The loop hears of kicks too: it may have nothing to do for the owner.
-                if self.queue.enable_kicks()? {
-                    self.queue.kick()?;
-                }
-                return Ok(());
+            if self.running.called {
+                return self.submit();
             }
             let more = match taken {
                 Taken::All => self.queue.enable_kicks()?,
@@ -283,7 +282,8 @@ impl Server<'_> {
                 Event::Done(completion) => self.finish(completion)?,
                 Event::Readable(MAILBOX) => self.take_mail()?,
                 Event::Readable(TIMER) => self.release_throttled()?,
-                Event::Readable(OWNER) => self.running.called = true,
+                // It may be an old one.
+                Event::Readable(OWNER) => self.running.called = is_readable(self.owner),
                 Event::Readable(_) => {}
             }
         }

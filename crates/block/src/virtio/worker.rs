@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use strata_memory::GuestMemory;
 use strata_qcow2::Ticket;
-use strata_virtio::{Context, Error, EventSet, Queue, Worker as VirtioWorker};
+use strata_virtio::{Context, Error, Queue, Worker as VirtioWorker};
 use vm_memory::GuestAddress;
 use vmm_sys_util::timerfd::TimerFd;
 
@@ -16,7 +16,7 @@ use super::server::Server;
 use crate::disk::Plan;
 use crate::options::Cache;
 use crate::slow::{Done, Mailbox, lock};
-use crate::sys::{Ring, SlotId, is_readable};
+use crate::sys::{Ring, SlotId};
 
 /// Tokens of the files that a worker's ring watches.
 pub(super) const KICK: u32 = 0;
@@ -86,6 +86,7 @@ impl Worker {
         context: &mut Context<'_>,
         serve: impl FnOnce(&mut Server<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        let owner = context.owner();
         let (Some(running), Some(queue)) = (&mut self.running, context.queues.first_mut()) else {
             return Ok(());
         };
@@ -94,14 +95,8 @@ impl Worker {
             flushes: self.flushes,
             running,
             queue,
+            owner,
         })
-    }
-
-    /// Serves until the owner calls. It may have done so already, and the loop have it to do next:
-    /// the ring tells of a call once.
-    fn serve(&mut self, context: &mut Context<'_>) -> Result<(), Error> {
-        let called = is_readable(context.owner());
-        self.with(context, |server| server.serve(called))
     }
 }
 
@@ -154,24 +149,14 @@ impl VirtioWorker for Worker {
         ring.watch(&running.timer, TIMER);
         ring.watch(context.owner(), OWNER);
         // The worker waits in the ring, which costs one system call for what is done and what is
-        // new together. It is in the loop only when it was called, or called too late.
-        context.watch(&running.ring, EventSet::IN, 0)?;
+        // new together. It is in the loop only when its owner has called.
         lock(&self.shared.mailboxes).push(Arc::clone(&running.mailbox));
         self.running = Some(running);
         Ok(())
     }
 
     fn kicked(&mut self, _queue: usize, context: &mut Context<'_>) -> Result<(), Error> {
-        self.serve(context)
-    }
-
-    fn ready(
-        &mut self,
-        _token: u32,
-        _events: EventSet,
-        context: &mut Context<'_>,
-    ) -> Result<(), Error> {
-        self.serve(context)
+        self.with(context, |server| server.serve())
     }
 
     fn drain(&mut self, context: &mut Context<'_>) -> Result<(), Error> {

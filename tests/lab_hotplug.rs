@@ -111,8 +111,12 @@ fn disks_come_and_go_under_load() {
         );
     }
     assert_eq!(holdings(&level1), before);
+    // The loop's last writer outlives it.
     assert_eq!(
-        guest.ask("kill $load; wait; sync; mount -o remount,ro /; echo $?"),
+        guest.ask(
+            "kill $load; wait; while pidof dd >/dev/null; do sleep 0.1; done; sync; \
+             mount -o remount,ro /; echo $?"
+        ),
         "0"
     );
     guest.power_off();

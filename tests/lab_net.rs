@@ -182,14 +182,15 @@ fn a_flood_of_small_frames_leaves_the_console_alive() {
     level1.sh(
         "for n in $(seq 16); do ping -A -s 18 10.0.0.2 >/dev/null 2>&1 & echo $! >>/tmp/flood; done",
     );
-    for round in 0..5 {
+    let mut round = 0;
+    while round < 5 || received(&mut guest) - before < 1000 {
+        assert!(round < 1000, "no flood comes");
         assert_eq!(
             guest.ask(&format!("echo alive {round}")),
             format!("alive {round}")
         );
+        round += 1;
     }
-    let during = received(&mut guest) - before;
-    assert!(during > 1000, "{during} frames");
     // They were at it all the time.
     level1.sh("kill $(cat /tmp/flood)");
     // Whoever was flooded still talks.

@@ -4,14 +4,13 @@
 
 mod common;
 
-use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use common::stopping::Stopping;
 use common::{Random, is_sound, made, qemu_check, qemu_compare, rounds, shapes};
-use strata_qcow2::storage::MemoryStorage;
 use strata_qcow2::{CreateOptions, Image, NewSnapshot, OpenOptions, Repair, Storage};
 
 const THREADS: u64 = 6;
@@ -306,75 +305,12 @@ fn a_flush_covers_what_other_threads_had_written() {
     }
 }
 
-/// A file whose flushes last until they are let go.
-struct SlowToFlush {
-    file: MemoryStorage,
-    /// A flush waits; flushes are let go.
-    waits: Mutex<(bool, bool)>,
-    changed: Condvar,
-}
-
-impl SlowToFlush {
-    fn new() -> Self {
-        Self {
-            file: MemoryStorage::default(),
-            waits: Mutex::new((false, true)),
-            changed: Condvar::new(),
-        }
-    }
-
-    fn wait_for_a_flush(&self) {
-        let waits = self.waits.lock().unwrap();
-        let limit = Duration::from_secs(60);
-        let (_waits, late) = self
-            .changed
-            .wait_timeout_while(waits, limit, |(waits, _)| !*waits)
-            .unwrap();
-        assert!(!late.timed_out(), "no slice had to make room for another");
-    }
-
-    fn let_go(&self) {
-        self.waits.lock().unwrap().1 = true;
-        self.changed.notify_all();
-    }
-}
-
-impl Storage for SlowToFlush {
-    fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
-        self.file.read_vectored_at(bufs, offset)
-    }
-
-    fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        self.file.write_vectored_at(bufs, offset)
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        let mut waits = self.waits.lock().unwrap();
-        waits.0 = true;
-        self.changed.notify_all();
-        let _gone = self.changed.wait_while(waits, |(_, go)| !*go).unwrap();
-        Ok(())
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-
-    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.file.discard(offset, len)
-    }
-}
-
 #[test]
 fn readers_go_on_while_a_writer_waits_for_a_flush() {
     /// Guest bytes that one slice of an L2 table maps.
     const SPAN: u64 = 32 << 20;
     const SLICES: u64 = 256;
-    let slow = Arc::new(SlowToFlush::new());
+    let slow = Arc::new(Stopping::new(Vec::new()));
     let file: Arc<dyn Storage> = slow.clone();
     let create = CreateOptions {
         size: SLICES * SPAN,
@@ -397,7 +333,7 @@ fn readers_go_on_while_a_writer_waits_for_a_flush() {
 
     let image = Arc::new(open());
     image.write_at(&[0; 512], 0).unwrap();
-    *slow.waits.lock().unwrap() = (false, false);
+    slow.stop_after(0);
     let writer = {
         let image = image.clone();
         thread::spawn(move || {
@@ -407,7 +343,7 @@ fn readers_go_on_while_a_writer_waits_for_a_flush() {
             }
         })
     };
-    slow.wait_for_a_flush();
+    assert!(slow.wait(), "no slice had to make room for another");
     let (done, told) = mpsc::channel();
     let reader = {
         let image = image.clone();
@@ -437,7 +373,7 @@ fn readers_go_on_while_a_writer_waits_for_a_flush() {
 #[test]
 fn writes_all_over_a_disk_do_not_flush_by_themselves() {
     const SPAN: u64 = 32 << 20;
-    let slow = Arc::new(SlowToFlush::new());
+    let slow = Arc::new(Stopping::new(Vec::new()));
     let file: Arc<dyn Storage> = slow.clone();
     let size = 128 * SPAN;
     let create = CreateOptions {
@@ -451,10 +387,11 @@ fn writes_all_over_a_disk_do_not_flush_by_themselves() {
     };
     let image = Image::open(file, options).unwrap();
     image.write_at(&[1; 512], 0).unwrap();
-    slow.waits.lock().unwrap().0 = false;
+    const MANY: u32 = 1000;
+    slow.stop_after(MANY);
     for slice in 0..size / SPAN {
         image.write_at(&[1; 512], slice * SPAN + (1 << 20)).unwrap();
     }
-    assert!(!slow.waits.lock().unwrap().0, "a set of the cache was full");
+    assert_eq!(slow.left(), Some(MANY), "a set of the cache was full");
     image.close().unwrap();
 }

@@ -6,11 +6,12 @@ mod common;
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, Weak, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use common::Random;
+use common::stopping::Stopping;
+use common::{Random, is_sound};
 use strata_qcow2::storage::MemoryStorage;
 use strata_qcow2::test_utils::{Fault, FaultDisk, Faults, History, PowerDisk};
 use strata_qcow2::{CreateOptions, FindingKind, Image, NewSnapshot, OpenOptions, Repair, Storage};
@@ -116,85 +117,6 @@ fn contents(image: &Image) -> Vec<u8> {
         .collect()
 }
 
-/// A file that stops in a flush until it is let go.
-struct Stopping {
-    file: MemoryStorage,
-    /// Flushes that go through before one stops.
-    plan: Mutex<Option<u32>>,
-    stopped: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Stopping {
-    fn new(bytes: Vec<u8>) -> Self {
-        Self {
-            file: MemoryStorage::new(bytes),
-            plan: Mutex::new(None),
-            stopped: Mutex::new(false),
-            changed: Condvar::new(),
-        }
-    }
-
-    /// Waits until a flush is stopped; false if there was none.
-    fn wait(&self) -> bool {
-        let stopped = self.stopped.lock().unwrap();
-        let (stopped, _) = self
-            .changed
-            .wait_timeout_while(stopped, LIMIT, |stopped| !*stopped)
-            .unwrap();
-        *stopped
-    }
-
-    fn let_go(&self) {
-        *self.stopped.lock().unwrap() = false;
-        self.changed.notify_all();
-    }
-}
-
-impl Storage for Stopping {
-    fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
-        self.file.read_vectored_at(bufs, offset)
-    }
-
-    fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        self.file.write_vectored_at(bufs, offset)
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        let mut plan = self.plan.lock().unwrap();
-        let due = *plan == Some(0);
-        *plan = plan.and_then(|left| left.checked_sub(1));
-        drop(plan);
-        if due {
-            let mut stopped = self.stopped.lock().unwrap();
-            *stopped = true;
-            self.changed.notify_all();
-            let _gone = self.changed.wait_while(stopped, |s| *s).unwrap();
-        }
-        Ok(())
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-
-    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.file.discard(offset, len)
-    }
-}
-
-fn is_sound(image: &Image) {
-    let mut told = Vec::new();
-    let report = image
-        .check(Repair::Nothing, &mut |finding| told.push(finding.clone()))
-        .unwrap();
-    assert!(report.is_clean(), "{told:?}");
-}
-
 #[test]
 fn every_request_goes_on_in_every_part_of_a_flush() {
     // Data and refcount blocks, the refcount table, L2 and L1 tables.
@@ -210,7 +132,7 @@ fn every_request_goes_on_in_every_part_of_a_flush() {
             request.run(&image).unwrap();
             request.apply(&mut model);
         }
-        *stopping.plan.lock().unwrap() = Some(part);
+        stopping.stop_after(part);
         let flusher = {
             let image = Arc::clone(&image);
             thread::spawn(move || image.flush())
@@ -259,7 +181,7 @@ fn operations_on_the_whole_image_take_a_flush_over() {
         let stopping = Arc::new(Stopping::new(created()));
         let image = Arc::new(open(Arc::clone(&stopping) as _));
         Request::new(Kind::Write, 0, 150, 1).run(&image).unwrap();
-        *stopping.plan.lock().unwrap() = Some(part);
+        stopping.stop_after(part);
         let flushes: Vec<_> = (0..3)
             .map(|_| {
                 let image = Arc::clone(&image);

@@ -1,6 +1,8 @@
 //! What the integration tests share.
 #![allow(dead_code)]
 
+pub(crate) mod stopping;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use super::options::text;
 
 /// What the guest's first serial port is connected to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,19 +59,7 @@ impl fmt::Display for SerialTarget {
     }
 }
 
-impl Serialize for SerialTarget {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for SerialTarget {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
-    }
-}
+text!(SerialTarget);
 
 #[cfg(test)]
 mod tests {

@@ -4,9 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize};
-
 use super::SerialTarget;
+use super::options::text;
 
 /// The longest name that a port may have, in bytes.
 const MAX_NAME: usize = 255;
@@ -61,19 +60,7 @@ impl fmt::Display for ConsolePort {
     }
 }
 
-impl Serialize for ConsolePort {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for ConsolePort {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
-    }
-}
+text!(ConsolePort);
 
 #[cfg(test)]
 mod tests {

@@ -142,7 +142,7 @@ pub(crate) fn random() -> [u8; 16] {
     let mut bytes = [0; 16];
     // SAFETY: the buffer is writable for its whole length. So short a read is never cut, and without
     // flags it does not fail (getrandom(2)).
-    unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    unsafe { libc::syscall(libc::SYS_getrandom, bytes.as_mut_ptr(), bytes.len(), 0) };
     bytes
 }
 

@@ -90,9 +90,13 @@ pub(crate) fn direct_alignment(file: &File) -> Option<usize> {
     // SAFETY: all of the structure's fields are integers, for which zero is a value.
     let mut found: libc::statx = unsafe { std::mem::zeroed() };
     let (path, flags) = (c"", libc::AT_EMPTY_PATH);
+    // By its number: std names the function too, as one that may be missing, and then a static
+    // program that is optimized as a whole is linked without it.
+    //
     // SAFETY: the descriptor is open, the path is a C string, and the structure is ours.
     let result = unsafe {
-        libc::statx(
+        libc::syscall(
+            libc::SYS_statx,
             file.as_raw_fd(),
             path.as_ptr(),
             flags,

@@ -12,6 +12,8 @@ use crate::measure::{Cost, children, here, random_offsets, report, run, size_ver
 use crate::peers;
 
 const ROUNDS: usize = 5;
+/// Of conversions: a multiple of the programs.
+const CONVERT_ROUNDS: usize = 9;
 
 fn filled(path: &Path, cluster_size: &str) {
     let name = path.to_str().expect("a name");
@@ -213,21 +215,27 @@ fn beside(what: &str, args: &[&str], bar: f64) -> [u64; 2] {
         panic!("no source and target")
     };
     let args = [&["convert"], args].concat();
-    let (mut costs, mut plain) = ([Vec::new(), Vec::new()], Vec::new());
-    let mut sizes = [0; 2];
-    for _ in 0..ROUNDS {
-        for (number, program) in [Program::Ours, Program::Theirs].into_iter().enumerate() {
+    let programs = [Program::Ours, Program::Theirs, Program::Plain];
+    let mut costs = [const { Vec::new() }; 3];
+    let mut sizes = [0; 3];
+    for round in 0..CONVERT_ROUNDS {
+        // Each begins as often as the others: what one leaves of memory and caches is the next
+        // one's start.
+        for number in (0..programs.len()).map(|n| (n + round) % programs.len()) {
             // A new file each time: one that is there would be emptied first.
             let _ = std::fs::remove_file(target);
-            costs[number].push(program.run(&args));
+            let cost = match programs[number] {
+                Program::Plain => Program::Plain.run(&[source, target]),
+                program => program.run(&args),
+            };
+            costs[number].push(cost);
             sizes[number] = std::fs::metadata(target).expect("a file").len();
         }
-        let _ = std::fs::remove_file(target);
-        plain.push(Program::Plain.run(&[source, target]));
     }
-    compare(what, &costs, bar);
+    let [ours, theirs, plain] = costs;
+    compare(what, &[ours, theirs], bar);
     report(what, "(bare copy)", &plain, 1);
-    sizes
+    [sizes[0], sizes[1]]
 }
 
 /// A sparse file of holes, zeroes, noise and words, in runs of 64 KiB to 4 MiB.

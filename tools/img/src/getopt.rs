@@ -3,8 +3,45 @@
 
 use crate::report::{Failure, Outcome};
 
-/// One option: its short letter, its long name, whether it takes a value.
-pub type Spec = (Option<char>, &'static str, bool);
+/// One option.
+#[derive(Clone, Copy, Debug)]
+pub struct Spec {
+    /// Its short form.
+    pub letter: Option<char>,
+    /// Its long form; empty if it has none.
+    pub name: &'static str,
+    /// What its value is called, if it takes one.
+    pub value: Option<&'static str>,
+    /// What it is for.
+    pub help: &'static str,
+}
+
+impl Spec {
+    /// An option without a value.
+    pub const fn flag(letter: Option<char>, name: &'static str, help: &'static str) -> Self {
+        Self {
+            letter,
+            name,
+            value: None,
+            help,
+        }
+    }
+
+    /// An option with a value.
+    pub const fn value(
+        letter: Option<char>,
+        name: &'static str,
+        value: &'static str,
+        help: &'static str,
+    ) -> Self {
+        Self {
+            letter,
+            name,
+            value: Some(value),
+            help,
+        }
+    }
+}
 
 /// A parsed command line.
 #[derive(Debug, Default)]
@@ -41,13 +78,13 @@ pub fn parse(args: &[String], specs: &[Spec], order: Order) -> Outcome<Parsed> {
                 None => (long, None),
             };
             let spec = find_long(specs, name).ok_or_else(|| unrecognized(arg))?;
-            let value = match (spec.2, attached) {
+            let value = match (spec.value.is_some(), attached) {
                 (true, Some(value)) => value,
                 (true, None) => rest.next().cloned().ok_or_else(|| missing(arg))?,
                 (false, None) => String::new(),
                 (false, Some(_)) => return Err(unrecognized(arg)),
             };
-            parsed.options.push((spec.1.to_owned(), value));
+            parsed.options.push((spec.name.to_owned(), value));
         } else if arg.len() > 1 && arg.starts_with('-') {
             parse_cluster(arg, specs, &mut rest, &mut parsed)?;
         } else {
@@ -69,19 +106,19 @@ fn parse_cluster<'a>(
 ) -> Outcome<()> {
     let mut letters = arg[1..].chars();
     while let Some(letter) = letters.next() {
-        let spec = specs.iter().find(|spec| spec.0 == Some(letter));
-        let (_, name, takes_value) = spec.ok_or_else(|| unrecognized(arg))?;
+        let spec = specs.iter().find(|spec| spec.letter == Some(letter));
+        let spec = spec.ok_or_else(|| unrecognized(arg))?;
         let mut value = String::new();
-        if *takes_value {
+        if spec.value.is_some() {
             value = letters.by_ref().collect();
             if value.is_empty() {
                 value = rest.next().cloned().ok_or_else(|| missing(arg))?;
             }
         }
-        let name = if name.is_empty() {
+        let name = if spec.name.is_empty() {
             letter.to_string()
         } else {
-            (*name).to_owned()
+            spec.name.to_owned()
         };
         parsed.options.push((name, value));
     }
@@ -89,11 +126,11 @@ fn parse_cluster<'a>(
 }
 
 fn find_long(specs: &[Spec], name: &str) -> Option<Spec> {
-    let named = || specs.iter().filter(|spec| !spec.1.is_empty());
-    if let Some(exact) = named().find(|spec| spec.1 == name) {
+    let named = || specs.iter().filter(|spec| !spec.name.is_empty());
+    if let Some(exact) = named().find(|spec| spec.name == name) {
         return Some(*exact);
     }
-    let mut matching = named().filter(|spec| spec.1.starts_with(name));
+    let mut matching = named().filter(|spec| spec.name.starts_with(name));
     match (matching.next(), matching.next()) {
         (Some(only), None) => Some(*only),
         _ => None,
@@ -113,10 +150,10 @@ mod tests {
     use super::*;
 
     const SPECS: &[Spec] = &[
-        (Some('f'), "format", true),
-        (Some('q'), "", false),
-        (None, "force-share", false),
-        (None, "object", true),
+        Spec::value(Some('f'), "format", "FORMAT", ""),
+        Spec::flag(Some('q'), "", ""),
+        Spec::flag(None, "force-share", ""),
+        Spec::value(None, "object", "OBJECT", ""),
     ];
 
     fn parsed(args: &[&str]) -> Parsed {

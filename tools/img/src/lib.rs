@@ -6,6 +6,7 @@ pub mod getopt;
 pub mod img;
 pub mod io;
 pub mod options;
+mod page;
 pub mod progress;
 pub mod report;
 mod sys;

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 static PROGRAM: OnceLock<String> = OnceLock::new();
+static COMMAND: OnceLock<&'static str> = OnceLock::new();
 static OUTPUT: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
 /// Bytes that a pipe's buffer holds before they are written.
@@ -23,6 +24,12 @@ pub fn program() -> &'static str {
             .map(|name| name.to_string_lossy().into_owned());
         name.unwrap_or_else(|| "strata-img".into())
     })
+}
+
+/// Says which of the program's commands runs, for hints.
+pub fn enter(command: &'static str) {
+    // A second one would be a command within a command, which there is not.
+    let _ = COMMAND.set(command);
 }
 
 /// Why a command ended early.
@@ -51,7 +58,10 @@ impl Failure {
 
     /// A wrong command line.
     pub fn usage(message: impl Into<String>) -> Self {
-        Self::new(message).hint(format!("Try '{} --help' for more information", program()))
+        let command = COMMAND.get().map(|name| format!(" {name}"));
+        let command = command.unwrap_or_default();
+        let name = program();
+        Self::new(message).hint(format!("Try '{name}{command} --help' for more information"))
     }
 
     /// A failure of which all is said.

@@ -11,25 +11,52 @@ use crate::disk::{
 use crate::fail;
 use crate::getopt::Spec;
 use crate::options::{Values, amend_table, create_table};
+use crate::page::Page;
 use crate::progress::Progress;
 use crate::report::{self, Failure, Outcome};
 use crate::text::keyval;
 
-const SPECS: &[Spec] = &[
-    Common::HELP,
-    Common::OBJECT,
-    Common::IMAGE_OPTS,
-    Common::FORMAT,
-    Common::PROGRESS,
-    Common::QUIET,
-    (Some('o'), "options", true),
-    (Some('t'), "cache", true),
-    (None, "force", false),
-];
+pub(super) const PAGE: Page = Page {
+    name: "amend",
+    about: "Change options of an image that exists",
+    operands: "-o OPTIONS FILENAME",
+    specs: &[
+        Common::HELP,
+        Common::OBJECT,
+        Common::IMAGE_OPTS,
+        Common::FORMAT,
+        Common::PROGRESS,
+        Common::QUIET,
+        Spec::value(
+            Some('o'),
+            "options",
+            "OPTIONS",
+            "What to change, as NAME=VALUE,..; `-o help` lists what there is",
+        ),
+        Spec::value(
+            Some('t'),
+            "cache",
+            "MODE",
+            "Cache mode of the image: none, writeback, writethrough, directsync or unsafe [default: writeback]",
+        ),
+        Spec::flag(
+            None,
+            "force",
+            "Allow what could lock everybody out, such as removing the last key",
+        ),
+    ],
+    examples: &[
+        (
+            "-o compat=1.1 old.qcow2",
+            "make an old image one of version 3",
+        ),
+        ("-f qcow2 -o help", "what can be changed"),
+    ],
+};
 
 pub(super) fn run(args: &[String]) -> Outcome<u8> {
     let (mut options, mut cache_mode, mut force) = (None, None, false);
-    let common = Common::parse(args, SPECS, |name, value| {
+    let common = Common::parse(args, &PAGE, |name, value| {
         match name {
             "options" => accumulate(&mut options, &value)?,
             "cache" => cache_mode = Some(value),

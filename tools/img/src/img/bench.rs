@@ -8,30 +8,88 @@ use super::{Common, reason};
 use crate::disk::{Cache, Disk, Flags};
 use crate::getopt::Spec;
 use crate::options::number;
+use crate::page::Page;
 use crate::report::{Failure, Outcome};
 use crate::text::size;
 use crate::{fail, out};
 
-const SPECS: &[Spec] = &[
-    Common::HELP,
-    Common::OBJECT,
-    Common::IMAGE_OPTS,
-    Common::FORCE_SHARE,
-    Common::FORMAT,
-    Common::QUIET,
-    (Some('c'), "count", true),
-    (Some('d'), "depth", true),
-    (None, "flush-interval", true),
-    (Some('n'), "native", false),
-    (Some('i'), "aio", true),
-    (None, "no-drain", false),
-    (Some('o'), "offset", true),
-    (None, "pattern", true),
-    (Some('s'), "buffer-size", true),
-    (Some('S'), "step-size", true),
-    (Some('t'), "cache", true),
-    (Some('w'), "write", false),
-];
+pub(super) const PAGE: Page = Page {
+    name: "bench",
+    about: "Measure requests to an image",
+    operands: "FILENAME",
+    specs: &[
+        Common::HELP,
+        Common::OBJECT,
+        Common::IMAGE_OPTS,
+        Common::FORCE_SHARE,
+        Common::FORMAT,
+        Common::QUIET,
+        Spec::value(
+            Some('c'),
+            "count",
+            "COUNT",
+            "Requests in all [default: 75000]",
+        ),
+        Spec::value(
+            Some('d'),
+            "depth",
+            "DEPTH",
+            "Requests at once [default: 64]",
+        ),
+        Spec::value(
+            None,
+            "flush-interval",
+            "COUNT",
+            "Flush after so many writes [default: 0, never]",
+        ),
+        Spec::flag(
+            Some('n'),
+            "native",
+            "As qemu-img's: accepted, without effect",
+        ),
+        Spec::value(
+            Some('i'),
+            "aio",
+            "ENGINE",
+            "As qemu-img's: accepted, without effect",
+        ),
+        Spec::flag(None, "no-drain", "As qemu-img's: accepted, without effect"),
+        Spec::value(
+            Some('o'),
+            "offset",
+            "OFFSET",
+            "Where the first request goes [default: 0]",
+        ),
+        Spec::value(None, "pattern", "BYTE", "What writes hold [default: 0]"),
+        Spec::value(
+            Some('s'),
+            "buffer-size",
+            "SIZE",
+            "Bytes of a request [default: 4096]",
+        ),
+        Spec::value(
+            Some('S'),
+            "step-size",
+            "SIZE",
+            "From one request to the next [default: the bytes of a request]",
+        ),
+        Spec::value(
+            Some('t'),
+            "cache",
+            "MODE",
+            "Cache mode of the image: none, writeback, writethrough, directsync or unsafe [default: writeback]",
+        ),
+        Spec::flag(
+            Some('w'),
+            "write",
+            "Write instead of reading: what was in the image is lost",
+        ),
+    ],
+    examples: &[(
+        "-c 100000 -d 32 -t none disk.qcow2",
+        "read past the host's cache",
+    )],
+};
 
 /// More threads than this only take turns.
 const MAX_THREADS: u64 = 64;
@@ -60,7 +118,7 @@ pub(super) fn run(args: &[String]) -> Outcome<u8> {
         write: false,
         cache: Cache::WRITEBACK,
     };
-    let common = Common::parse(args, SPECS, |name, value| job.take(name, &value))?;
+    let common = Common::parse(args, &PAGE, |name, value| job.take(name, &value))?;
     let name = common.one_image()?;
     if !job.write && job.flush_interval > 0 {
         fail!("--flush-interval is only available in write tests");

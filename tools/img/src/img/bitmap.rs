@@ -6,25 +6,48 @@ use super::{Common, open_image};
 use crate::disk::{Disk, Flags, Format, words};
 use crate::fail;
 use crate::getopt::Spec;
+use crate::page::Page;
 use crate::report::{Failure, Outcome, error, warn};
 use crate::text::json::{Value, object};
 use crate::text::size;
 
-const SPECS: &[Spec] = &[
-    Common::HELP,
-    Common::OBJECT,
-    Common::IMAGE_OPTS,
-    Common::FORMAT,
-    (None, "add", false),
-    (None, "remove", false),
-    (None, "clear", false),
-    (None, "enable", false),
-    (None, "disable", false),
-    (None, "merge", true),
-    (Some('g'), "granularity", true),
-    (Some('b'), "source-file", true),
-    (Some('F'), "source-format", true),
-];
+pub(super) const PAGE: Page = Page {
+    name: "bitmap",
+    about: "Add, change, merge and remove persistent dirty bitmaps",
+    operands: "FILENAME BITMAP",
+    specs: &[
+        Common::HELP,
+        Common::OBJECT,
+        Common::IMAGE_OPTS,
+        Common::FORMAT,
+        Spec::flag(None, "add", "Add the bitmap"),
+        Spec::flag(None, "remove", "Remove it"),
+        Spec::flag(None, "clear", "Forget what it holds"),
+        Spec::flag(None, "enable", "Let writes be recorded in it"),
+        Spec::flag(None, "disable", "Let it stay as it is"),
+        Spec::value(None, "merge", "SOURCE", "Add what another bitmap holds"),
+        Spec::value(
+            Some('g'),
+            "granularity",
+            "SIZE",
+            "Bytes that one bit of an added bitmap stands for [default: a cluster, from 4k to 64k]",
+        ),
+        Spec::value(
+            Some('b'),
+            "source-file",
+            "FILENAME",
+            "The image that has the bitmap to merge [default: this one]",
+        ),
+        Spec::value(Some('F'), "source-format", "FORMAT", "That image's format"),
+    ],
+    examples: &[
+        ("--add disk.qcow2 monday", "record all writes from now on"),
+        (
+            "--merge monday disk.qcow2 week",
+            "add one bitmap to another",
+        ),
+    ],
+};
 
 /// What a bitmap's granularity is unless the command says otherwise: a cluster, in bounds.
 const GRANULARITY: std::ops::RangeInclusive<u64> = 4096..=65536;
@@ -35,7 +58,7 @@ type Action = (String, String);
 pub(super) fn run(args: &[String]) -> Outcome<u8> {
     let mut actions: Vec<Action> = Vec::new();
     let (mut granularity, mut source, mut source_format) = (None, None, None);
-    let common = Common::parse(args, SPECS, |name, value| {
+    let common = Common::parse(args, &PAGE, |name, value| {
         match name {
             "granularity" => granularity = Some(size::any("granularity", &value)?),
             "source-file" => source = Some(value),

@@ -8,21 +8,44 @@ use strata_qcow2::{CheckReport, Repair};
 use super::{Common, Output, cache, reason};
 use crate::disk::{Cache, Disk, Flags, words};
 use crate::getopt::Spec;
+use crate::page::Page;
 use crate::report::{Failure, Outcome, note};
 use crate::text::json::{Value, object};
 use crate::{fail, out};
 
-const SPECS: &[Spec] = &[
-    Common::HELP,
-    Common::FORMAT,
-    Common::OUTPUT,
-    Common::OBJECT,
-    Common::IMAGE_OPTS,
-    Common::FORCE_SHARE,
-    Common::QUIET,
-    (Some('r'), "repair", true),
-    (Some('T'), "cache", true),
-];
+pub(super) const PAGE: Page = Page {
+    name: "check",
+    about: "Check an image's consistency, and repair it",
+    operands: "FILENAME",
+    specs: &[
+        Common::HELP,
+        Common::FORMAT,
+        Common::OUTPUT,
+        Common::OBJECT,
+        Common::IMAGE_OPTS,
+        Common::FORCE_SHARE,
+        Common::QUIET,
+        Spec::value(
+            Some('r'),
+            "repair",
+            "leaks|all",
+            "Repair what is found: leaked clusters only, or all",
+        ),
+        Spec::value(
+            Some('T'),
+            "cache",
+            "MODE",
+            "Cache mode of the image: none, writeback, writethrough, directsync or unsafe [default: writeback]",
+        ),
+    ],
+    examples: &[
+        (
+            "disk.qcow2",
+            "exit code 0: good, 2: corrupt, 3: leaked clusters only, 1: failed, 63: no such check",
+        ),
+        ("-r all disk.qcow2", "repair what can be repaired"),
+    ],
+};
 
 const CORRUPT: u8 = 2;
 const LEAKS: u8 = 3;
@@ -30,7 +53,7 @@ const NOT_SUPPORTED: u8 = 63;
 
 pub(super) fn run(args: &[String]) -> Outcome<u8> {
     let (mut repair, mut source_cache) = (Repair::Nothing, None);
-    let common = Common::parse(args, SPECS, |name, value| {
+    let common = Common::parse(args, &PAGE, |name, value| {
         match (name, value.as_str()) {
             ("repair", "leaks") => repair = Repair::Leaks,
             ("repair", "all") => repair = Repair::All,

@@ -8,27 +8,47 @@ use strata_qcow2::Node;
 use super::{Common, cache, reason};
 use crate::disk::{Cache, Disk, Flags, words};
 use crate::getopt::Spec;
+use crate::page::Page;
 use crate::progress::Progress;
 use crate::report::{Failure, Outcome};
 use crate::text::size;
 use crate::{fail, out};
 
-const SPECS: &[Spec] = &[
-    Common::HELP,
-    Common::OBJECT,
-    Common::IMAGE_OPTS,
-    Common::FORMAT,
-    Common::PROGRESS,
-    Common::QUIET,
-    (Some('t'), "cache", true),
-    (Some('b'), "base", true),
-    (Some('d'), "drop", false),
-    (Some('r'), "rate", true),
-];
+pub(super) const PAGE: Page = Page {
+    name: "commit",
+    about: "Move what an image holds into one below it",
+    operands: "FILENAME",
+    specs: &[
+        Common::HELP,
+        Common::OBJECT,
+        Common::IMAGE_OPTS,
+        Common::FORMAT,
+        Common::PROGRESS,
+        Common::QUIET,
+        Spec::value(
+            Some('t'),
+            "cache",
+            "MODE",
+            "Cache mode of the image: none, writeback, writethrough, directsync or unsafe [default: writeback]",
+        ),
+        Spec::value(
+            Some('b'),
+            "base",
+            "FILENAME",
+            "The image of the chain to move it into [default: the next one]",
+        ),
+        Spec::flag(Some('d'), "drop", "Do not empty the image afterwards"),
+        Spec::value(Some('r'), "rate", "RATE", "At most so many bytes a second"),
+    ],
+    examples: &[
+        ("top.qcow2", "into its backing file"),
+        ("-b base.qcow2 top.qcow2", "into one further down"),
+    ],
+};
 
 pub(super) fn run(args: &[String]) -> Outcome<u8> {
     let (mut cache_mode, mut base, mut drop, mut rate) = (None, None, false, None);
-    let common = Common::parse(args, SPECS, |name, value| {
+    let common = Common::parse(args, &PAGE, |name, value| {
         match name {
             "cache" => cache_mode = Some(value),
             "base" => base = Some(value),

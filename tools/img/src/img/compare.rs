@@ -4,22 +4,51 @@ use super::{Common, cache, open_image, reason};
 use crate::disk::{Cache, Disk, Flags};
 use crate::getopt::Spec;
 use crate::out;
+use crate::page::Page;
 use crate::progress::Progress;
 use crate::report::{Failure, Outcome};
 
-const SPECS: &[Spec] = &[
-    Common::HELP,
-    Common::OBJECT,
-    Common::IMAGE_OPTS,
-    Common::FORCE_SHARE,
-    Common::FORMAT,
-    (None, "a-format", true),
-    (Some('F'), "b-format", true),
-    (Some('T'), "cache", true),
-    Common::PROGRESS,
-    Common::QUIET,
-    (Some('s'), "strict", false),
-];
+pub(super) const PAGE: Page = Page {
+    name: "compare",
+    about: "Compare what two images read as",
+    operands: "FILENAME1 FILENAME2",
+    specs: &[
+        Common::HELP,
+        Common::OBJECT,
+        Common::IMAGE_OPTS,
+        Common::FORCE_SHARE,
+        Common::FORMAT,
+        Spec::value(
+            None,
+            "a-format",
+            "FORMAT",
+            "Format of the first image, as -f",
+        ),
+        Spec::value(
+            Some('F'),
+            "b-format",
+            "FORMAT",
+            "Format of the second image",
+        ),
+        Spec::value(
+            Some('T'),
+            "cache",
+            "MODE",
+            "Cache mode of both images: none, writeback, writethrough, directsync or unsafe [default: writeback]",
+        ),
+        Common::PROGRESS,
+        Common::QUIET,
+        Spec::flag(
+            Some('s'),
+            "strict",
+            "Sizes and allocation must be the same as well",
+        ),
+    ],
+    examples: &[(
+        "-f raw -F qcow2 disk.raw disk.qcow2",
+        "exit code 0: the same, 1: different, more: failed",
+    )],
+};
 
 /// Bytes that are read at once.
 const STEP: u64 = 2 << 20;
@@ -38,7 +67,7 @@ struct Side<'a> {
 
 pub(super) fn run(args: &[String]) -> Outcome<u8> {
     let (mut second_format, mut source_cache, mut strict) = (None, None, false);
-    let common = Common::parse(args, SPECS, |name, value| {
+    let common = Common::parse(args, &PAGE, |name, value| {
         match name {
             "b-format" => second_format = Some(value),
             "cache" => source_cache = Some(value),

@@ -7,40 +7,130 @@ use crate::disk::{self, Cache, Disk, Flags, Format};
 use crate::fail;
 use crate::getopt::Spec;
 use crate::options::{Values, create_table};
+use crate::page::Page;
 use crate::progress::Progress;
 use crate::report::{Failure, Outcome};
 use crate::text::{keyval, size};
 
-const SPECS: &[Spec] = &[
-    Common::HELP,
-    Common::OBJECT,
-    Common::IMAGE_OPTS,
-    Common::FORCE_SHARE,
-    Common::FORMAT,
-    Common::PROGRESS,
-    Common::QUIET,
-    (None, "target-image-opts", false),
-    (None, "salvage", false),
-    (None, "target-is-zero", false),
-    (None, "bitmaps", false),
-    (None, "skip-broken-bitmaps", false),
-    (None, "source-format", true),
-    (None, "source-image-opts", false),
-    (Some('O'), "target-format", true),
-    (Some('B'), "backing", true),
-    (Some('F'), "backing-format", true),
-    (Some('C'), "copy-range-offloading", false),
-    (Some('c'), "compress", false),
-    (Some('o'), "target-options", true),
-    (Some('l'), "source-snapshot", true),
-    (Some('S'), "sparse-size", true),
-    (Some('t'), "target-cache", true),
-    (Some('T'), "source-cache", true),
-    (Some('n'), "no-create", false),
-    (Some('m'), "parallel", true),
-    (Some('W'), "oob-writes", false),
-    (Some('r'), "rate", true),
-];
+pub(super) const PAGE: Page = Page {
+    name: "convert",
+    about: "Copy images into a new one of any format",
+    operands: "FILENAME [FILENAME2 ..] TARGET",
+    specs: &[
+        Common::HELP,
+        Common::OBJECT,
+        Common::IMAGE_OPTS,
+        Common::FORCE_SHARE,
+        Common::FORMAT,
+        Common::PROGRESS,
+        Common::QUIET,
+        Spec::flag(
+            None,
+            "target-image-opts",
+            "TARGET is a list of options, not a name; needs -n",
+        ),
+        Spec::flag(
+            None,
+            "salvage",
+            "Go on after read errors, with zeroes in their place",
+        ),
+        Spec::flag(
+            None,
+            "target-is-zero",
+            "The target reads as zeroes already; needs -n",
+        ),
+        Spec::flag(None, "bitmaps", "Copy the persistent bitmaps as well"),
+        Spec::flag(
+            None,
+            "skip-broken-bitmaps",
+            "Leave out bitmaps that can not be read, instead of failing",
+        ),
+        Spec::value(
+            None,
+            "source-format",
+            "FORMAT",
+            "Format of the sources, as -f",
+        ),
+        Spec::flag(None, "source-image-opts", "As --image-opts"),
+        Spec::value(
+            Some('O'),
+            "target-format",
+            "FORMAT",
+            "Format of the target [default: raw]",
+        ),
+        Spec::value(
+            Some('B'),
+            "backing",
+            "FILENAME",
+            "Leave out what this backing file of the target has already",
+        ),
+        Spec::value(
+            Some('F'),
+            "backing-format",
+            "FORMAT",
+            "Format of that backing file",
+        ),
+        Spec::flag(
+            Some('C'),
+            "copy-range-offloading",
+            "As qemu-img's: accepted, without effect",
+        ),
+        Spec::flag(Some('c'), "compress", "Write compressed clusters (qcow2)"),
+        Spec::value(
+            Some('o'),
+            "target-options",
+            "OPTIONS",
+            "Options of the target, as NAME=VALUE,..; `-o help` lists them",
+        ),
+        Spec::value(
+            Some('l'),
+            "source-snapshot",
+            "SNAPSHOT",
+            "Copy an internal snapshot: snapshot.name=NAME, snapshot.id=ID, or either",
+        ),
+        Spec::value(
+            Some('S'),
+            "sparse-size",
+            "SIZE",
+            "Make holes of runs of zeroes that are at least so long [default: 4k; 0 writes everything]",
+        ),
+        Spec::value(
+            Some('t'),
+            "target-cache",
+            "MODE",
+            "Cache mode of the target [default: unsafe, which flushes nothing]",
+        ),
+        Spec::value(
+            Some('T'),
+            "source-cache",
+            "MODE",
+            "Cache mode of the sources: none, writeback, writethrough, directsync or unsafe [default: writeback]",
+        ),
+        Spec::flag(Some('n'), "no-create", "Copy into a target that exists"),
+        Spec::value(
+            Some('m'),
+            "parallel",
+            "COUNT",
+            "Requests at once, 1 to 16 [default: 8]",
+        ),
+        Spec::flag(
+            Some('W'),
+            "oob-writes",
+            "Write in any order, which is faster where the target is preallocated",
+        ),
+        Spec::value(Some('r'), "rate", "RATE", "At most so many bytes a second"),
+    ],
+    examples: &[
+        (
+            "-p -f raw -O qcow2 disk.raw disk.qcow2",
+            "show the progress",
+        ),
+        (
+            "-c -O qcow2 -o compression_type=zstd big.qcow2 small.qcow2",
+            "compress",
+        ),
+    ],
+};
 
 /// Most threads that `-m` allows.
 const MAX_PARALLEL: u64 = 16;
@@ -72,7 +162,7 @@ struct Job {
 
 pub(super) fn run(args: &[String]) -> Outcome<u8> {
     let mut job = Job::new();
-    let common = Common::parse(args, SPECS, |name, value| job.take(name, value))?;
+    let common = Common::parse(args, &PAGE, |name, value| job.take(name, value))?;
     job.check()?;
     let format = match (&job.output_format, job.target_image_opts) {
         (None, true) => None,

@@ -4,25 +4,63 @@ use super::{Common, accumulate};
 use crate::disk::{Creation, Format};
 use crate::getopt::Spec;
 use crate::options::{Values, amend_table, create_table, print_help};
+use crate::page::Page;
 use crate::report::{Failure, Outcome};
 use crate::text::{keyval, size};
 use crate::{fail, out};
 
-const SPECS: &[Spec] = &[
-    Common::HELP,
-    Common::OBJECT,
-    Common::FORMAT,
-    Common::QUIET,
-    (Some('F'), "backing-format", true),
-    (Some('b'), "backing", true),
-    (Some('o'), "options", true),
-    (Some('u'), "backing-unsafe", false),
-];
+pub(super) const PAGE: Page = Page {
+    name: "create",
+    about: "Make a new image",
+    operands: "FILENAME [SIZE]",
+    specs: &[
+        Common::HELP,
+        Common::OBJECT,
+        Spec::value(
+            Some('f'),
+            "format",
+            "FORMAT",
+            "Format of the new image [default: raw]",
+        ),
+        Common::QUIET,
+        Spec::value(
+            Some('F'),
+            "backing-format",
+            "FORMAT",
+            "Format of the backing file: to be given with -b",
+        ),
+        Spec::value(
+            Some('b'),
+            "backing",
+            "FILENAME",
+            "Read from this image what the new one does not hold; a relative name starts at the new image's directory",
+        ),
+        Spec::value(
+            Some('o'),
+            "options",
+            "OPTIONS",
+            "Options of the format, as NAME=VALUE,..; `-o help` lists them",
+        ),
+        Spec::flag(
+            Some('u'),
+            "backing-unsafe",
+            "Do not look whether the backing file is there",
+        ),
+    ],
+    examples: &[
+        ("-f qcow2 disk.qcow2 10G", "an empty disk"),
+        (
+            "-f qcow2 -b base.qcow2 -F qcow2 overlay.qcow2",
+            "a disk on top of another",
+        ),
+        ("-f qcow2 -o help", "what else can be chosen"),
+    ],
+};
 
 pub(super) fn run(args: &[String]) -> Outcome<u8> {
     let (mut backing_format, mut backing, mut options) = (None, None, None);
     let mut unsafe_backing = false;
-    let common = Common::parse(args, SPECS, |name, value| {
+    let common = Common::parse(args, &PAGE, |name, value| {
         match name {
             "backing-format" => backing_format = Some(value),
             "backing" => backing = Some(value),

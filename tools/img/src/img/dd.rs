@@ -4,18 +4,33 @@ use super::{Common, create::create_image, open_image, reason};
 use crate::disk::{Flags, Format};
 use crate::getopt::Spec;
 use crate::options::{Values, create_table};
+use crate::page::Page;
 use crate::report::{Failure, Outcome, error};
 use crate::text::size;
 use crate::{disk, fail};
 
-const SPECS: &[Spec] = &[
-    Common::HELP,
-    Common::OBJECT,
-    Common::IMAGE_OPTS,
-    Common::FORCE_SHARE,
-    Common::FORMAT,
-    (Some('O'), "output-format", true),
-];
+pub(super) const PAGE: Page = Page {
+    name: "dd",
+    about: "Copy blocks of an image into a new one",
+    operands: "[bs=SIZE] [count=BLOCKS] [skip=BLOCKS] if=FILENAME of=TARGET",
+    specs: &[
+        Common::HELP,
+        Common::OBJECT,
+        Common::IMAGE_OPTS,
+        Common::FORCE_SHARE,
+        Common::FORMAT,
+        Spec::value(
+            Some('O'),
+            "output-format",
+            "FORMAT",
+            "Format of the new image [default: raw]",
+        ),
+    ],
+    examples: &[(
+        "-f raw -O qcow2 bs=1M count=100 if=disk.raw of=head.qcow2",
+        "the first 100 MiB",
+    )],
+};
 
 struct Operands {
     block: u64,
@@ -27,7 +42,7 @@ struct Operands {
 
 pub(super) fn run(args: &[String]) -> Outcome<u8> {
     let mut output_format = "raw".to_owned();
-    let common = Common::parse(args, SPECS, |_, value| {
+    let common = Common::parse(args, &PAGE, |_, value| {
         output_format = value;
         Ok(())
     })?;

@@ -7,20 +7,31 @@ use super::snapshot::{list, print_table, to_json};
 use super::{Common, Output, open_image};
 use crate::disk::{Disk, Flags, Format, full_backing_name};
 use crate::getopt::Spec;
+use crate::page::Page;
 use crate::report::Outcome;
 use crate::text::json::{Value, object};
 use crate::text::size::human;
 use crate::{fail, out};
 
-const SPECS: &[Spec] = &[
-    Common::HELP,
-    Common::FORMAT,
-    Common::OUTPUT,
-    Common::OBJECT,
-    Common::IMAGE_OPTS,
-    Common::FORCE_SHARE,
-    (Some('b'), "backing-chain", false),
-];
+pub(super) const PAGE: Page = Page {
+    name: "info",
+    about: "Show what an image is",
+    operands: "FILENAME",
+    specs: &[
+        Common::HELP,
+        Common::FORMAT,
+        Common::OUTPUT,
+        Common::OBJECT,
+        Common::IMAGE_OPTS,
+        Common::FORCE_SHARE,
+        Spec::flag(
+            Some('b'),
+            "backing-chain",
+            "Show the images below it as well",
+        ),
+    ],
+    examples: &[("--backing-chain overlay.qcow2", "all images of a chain")],
+};
 
 /// Longest chain that is followed.
 const MAX_CHAIN: usize = 1000;
@@ -41,7 +52,7 @@ struct Entry {
 
 pub(super) fn run(args: &[String]) -> Outcome<u8> {
     let mut whole_chain = false;
-    let common = Common::parse(args, SPECS, |_, _| {
+    let common = Common::parse(args, &PAGE, |_, _| {
         whole_chain = true;
         Ok(())
     })?;

@@ -3,20 +3,40 @@
 use super::{Common, Output, reason};
 use crate::disk::{Disk, Flags};
 use crate::getopt::Spec;
+use crate::page::Page;
 use crate::report::Outcome;
 use crate::text::size;
 use crate::{fail, out};
 
-const SPECS: &[Spec] = &[
-    Common::HELP,
-    Common::FORMAT,
-    Common::OUTPUT,
-    Common::OBJECT,
-    Common::IMAGE_OPTS,
-    Common::FORCE_SHARE,
-    (Some('s'), "start-offset", true),
-    (Some('l'), "max-length", true),
-];
+pub(super) const PAGE: Page = Page {
+    name: "map",
+    about: "Show where the data of each range lies",
+    operands: "FILENAME",
+    specs: &[
+        Common::HELP,
+        Common::FORMAT,
+        Common::OUTPUT,
+        Common::OBJECT,
+        Common::IMAGE_OPTS,
+        Common::FORCE_SHARE,
+        Spec::value(
+            Some('s'),
+            "start-offset",
+            "OFFSET",
+            "Where to begin [default: 0]",
+        ),
+        Spec::value(
+            Some('l'),
+            "max-length",
+            "LENGTH",
+            "How far to go [default: to the end]",
+        ),
+    ],
+    examples: &[(
+        "--output=json disk.qcow2",
+        "with holes and zeroes, for programs",
+    )],
+};
 
 /// A run of bytes whose mapping is of one kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +54,7 @@ struct Entry {
 
 pub(super) fn run(args: &[String]) -> Outcome<u8> {
     let (mut start, mut length) = (0, None);
-    let common = Common::parse(args, SPECS, |name, value| {
+    let common = Common::parse(args, &PAGE, |name, value| {
         match name {
             "start-offset" => start = size::any("start offset", &value)?,
             _ => length = Some(size::any("max length", &value)?),

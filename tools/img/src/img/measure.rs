@@ -8,23 +8,48 @@ use super::{Common, Output, accumulate};
 use crate::disk::{Disk, Flags, Format, new_volume_area, qcow2_options, words};
 use crate::getopt::Spec;
 use crate::options::{Values, create_table};
+use crate::page::Page;
 use crate::report::{Failure, Outcome};
 use crate::text::json::object;
 use crate::text::size;
 use crate::{fail, out};
 
-const SPECS: &[Spec] = &[
-    Common::HELP,
-    Common::OBJECT,
-    Common::IMAGE_OPTS,
-    Common::FORCE_SHARE,
-    Common::FORMAT,
-    Common::OUTPUT,
-    (Some('s'), "size", true),
-    (Some('O'), "target-format", true),
-    (Some('o'), "options", true),
-    (Some('l'), "snapshot", true),
-];
+pub(super) const PAGE: Page = Page {
+    name: "measure",
+    about: "Tell how large a new image would be",
+    operands: "[FILENAME]",
+    specs: &[
+        Common::HELP,
+        Common::OBJECT,
+        Common::IMAGE_OPTS,
+        Common::FORCE_SHARE,
+        Common::FORMAT,
+        Common::OUTPUT,
+        Spec::value(Some('s'), "size", "SIZE", "Of an empty image of this size"),
+        Spec::value(
+            Some('O'),
+            "target-format",
+            "FORMAT",
+            "The new image's format [default: raw]",
+        ),
+        Spec::value(
+            Some('o'),
+            "options",
+            "OPTIONS",
+            "The new image's options, as NAME=VALUE,..",
+        ),
+        Spec::value(
+            Some('l'),
+            "snapshot",
+            "SNAPSHOT",
+            "Of an internal snapshot of FILENAME",
+        ),
+    ],
+    examples: &[
+        ("-O qcow2 --size 1T", "of an empty image"),
+        ("-O qcow2 disk.raw", "of a copy"),
+    ],
+};
 
 /// The result, in bytes.
 struct Measure {
@@ -35,7 +60,7 @@ struct Measure {
 
 pub(super) fn run(args: &[String]) -> Outcome<u8> {
     let (mut size, mut format, mut options, mut snapshot) = (None, None, None, None);
-    let common = Common::parse(args, SPECS, |name, value| {
+    let common = Common::parse(args, &PAGE, |name, value| {
         match name {
             "size" => size = Some(size::any("image size", &value)?),
             "target-format" => format = Some(value),

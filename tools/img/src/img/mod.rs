@@ -21,31 +21,34 @@ mod snapshot;
 
 use crate::disk::{self, Cache, Disk, Flags, Options, secret};
 use crate::getopt::{self, Order, Parsed, Spec};
-use crate::report::{Failure, Outcome, program};
+use crate::page::Page;
+use crate::report::{self, Failure, Outcome, program};
 use crate::{fail, out};
 
 pub(crate) use info_format::print as print_format_specific;
 pub(crate) use resize::mode as preallocation;
 
-type Command = fn(&[String]) -> Outcome<u8>;
+type Run = fn(&[String]) -> Outcome<u8>;
 
-const COMMANDS: [(&str, Command); 16] = [
-    ("amend", amend::run),
-    ("bench", bench::run),
-    ("bitmap", bitmap::run),
-    ("check", check::run),
-    ("commit", commit::run),
-    ("compare", compare::run),
-    ("convert", convert::run),
-    ("create", create::run),
-    ("dd", dd::run),
-    ("info", info::run),
-    ("map", map::run),
-    ("measure", measure::run),
-    ("rebase", rebase::run),
-    ("resize", resize::run),
-    ("snapshot", snapshot::run),
-    ("help", |_| help::print()),
+const COMMANDS: [(&Page, Run); 18] = [
+    (&amend::PAGE, amend::run),
+    (&bench::PAGE, bench::run),
+    (&bitmap::PAGE, bitmap::run),
+    (&check::PAGE, check::run),
+    (&commit::PAGE, commit::run),
+    (&compare::PAGE, compare::run),
+    (&convert::PAGE, convert::run),
+    (&create::PAGE, create::run),
+    (&dd::PAGE, dd::run),
+    (&info::PAGE, info::run),
+    (&map::PAGE, map::run),
+    (&measure::PAGE, measure::run),
+    (&rebase::PAGE, rebase::run),
+    (&resize::PAGE, resize::run),
+    (&snapshot::PAGE, snapshot::run),
+    (&help::PAGE, help::run),
+    (&help::COMPLETIONS, help::completions),
+    (&help::MAN, help::man),
 ];
 
 /// Runs the command that `args` (without the program's name) give.
@@ -53,18 +56,16 @@ const COMMANDS: [(&str, Command); 16] = [
 /// # Errors
 /// Whatever ends the command early.
 pub fn main(args: &[String]) -> Outcome<u8> {
-    const GLOBAL: &[Spec] = &[
-        (Some('h'), "help", false),
-        (Some('V'), "version", false),
-        (Some('T'), "trace", true),
-    ];
     if args.is_empty() {
         return Err(Failure::usage("Not enough arguments"));
     }
-    let line = getopt::parse(args, GLOBAL, Order::OptionsFirst)?;
+    let line = getopt::parse(args, help::GLOBAL, Order::OptionsFirst)?;
     for (name, _) in &line.options {
         match name.as_str() {
-            "help" => return help::print(),
+            "help" => {
+                help::overview();
+                return Ok(0);
+            }
             "version" => {
                 out!("{} version {}\n", program(), env!("CARGO_PKG_VERSION"));
                 return Ok(0);
@@ -75,8 +76,11 @@ pub fn main(args: &[String]) -> Outcome<u8> {
     let Some((name, rest)) = line.operands.split_first() else {
         return Ok(0);
     };
-    match COMMANDS.iter().find(|(command, _)| command == name) {
-        Some((_, run)) => run(rest),
+    match COMMANDS.iter().find(|(page, _)| page.name == name) {
+        Some((page, run)) => {
+            report::enter(page.name);
+            run(rest)
+        }
         None => Err(Failure::usage(format!("Command not found: {name}"))),
     }
 }
@@ -101,14 +105,37 @@ enum Output {
 }
 
 impl Common {
-    const HELP: Spec = (Some('h'), "help", false);
-    const OBJECT: Spec = (None, "object", true);
-    const IMAGE_OPTS: Spec = (None, "image-opts", false);
-    const FORCE_SHARE: Spec = (Some('U'), "force-share", false);
-    const FORMAT: Spec = (Some('f'), "format", true);
-    const QUIET: Spec = (Some('q'), "quiet", false);
-    const PROGRESS: Spec = (Some('p'), "progress", false);
-    const OUTPUT: Spec = (None, "output", true);
+    const HELP: Spec = Spec::flag(Some('h'), "help", "Print this help");
+    const OBJECT: Spec = Spec::value(
+        None,
+        "object",
+        "OBJECT",
+        "Define a secret that options name: secret,id=ID,file=PATH",
+    );
+    const IMAGE_OPTS: Spec = Spec::flag(
+        None,
+        "image-opts",
+        "FILENAME is a list of options: driver=qcow2,file.filename=PATH,..",
+    );
+    const FORCE_SHARE: Spec = Spec::flag(
+        Some('U'),
+        "force-share",
+        "Open the image although another process writes to it",
+    );
+    const FORMAT: Spec = Spec::value(
+        Some('f'),
+        "format",
+        "FORMAT",
+        "Format of the image [default: what its first bytes say]",
+    );
+    const QUIET: Spec = Spec::flag(Some('q'), "quiet", "Print nothing but errors");
+    const PROGRESS: Spec = Spec::flag(Some('p'), "progress", "Show how far the work is");
+    const OUTPUT: Spec = Spec::value(
+        None,
+        "output",
+        "human|json",
+        "Print for people or for programs [default: human]",
+    );
 
     /// Reads a command line; `own` takes the options that only this command has.
     ///
@@ -116,10 +143,10 @@ impl Common {
     /// Those of the command line and of `own`. Asking for help ends the command with success.
     fn parse(
         args: &[String],
-        specs: &[Spec],
+        page: &Page,
         mut own: impl FnMut(&str, String) -> Outcome<()>,
     ) -> Outcome<Self> {
-        let Parsed { options, operands } = getopt::parse(args, specs, Order::Any)?;
+        let Parsed { options, operands } = getopt::parse(args, page.specs, Order::Any)?;
         let mut common = Self {
             operands,
             ..Self::default()
@@ -127,7 +154,7 @@ impl Common {
         for (name, value) in options {
             match name.as_str() {
                 "help" => {
-                    help::print()?;
+                    page.print();
                     return Err(Failure::silent(0));
                 }
                 "object" => secret::define(&value)?,

@@ -7,25 +7,69 @@ use strata_qcow2::{Error, Image, Node};
 use super::{Common, cache, reason};
 use crate::disk::{Cache, Disk, Flags, Format, full_backing_name, open_name};
 use crate::getopt::Spec;
+use crate::page::Page;
 use crate::progress::Progress;
 use crate::report::{Failure, Outcome};
 use crate::{disk, fail};
 
-const SPECS: &[Spec] = &[
-    Common::HELP,
-    Common::OBJECT,
-    Common::IMAGE_OPTS,
-    Common::FORCE_SHARE,
-    Common::FORMAT,
-    Common::PROGRESS,
-    Common::QUIET,
-    (Some('F'), "backing-format", true),
-    (Some('b'), "backing", true),
-    (Some('u'), "backing-unsafe", false),
-    (Some('t'), "cache", true),
-    (Some('T'), "backing-cache", true),
-    (Some('c'), "compress", false),
-];
+pub(super) const PAGE: Page = Page {
+    name: "rebase",
+    about: "Put an image on another backing file",
+    operands: "FILENAME",
+    specs: &[
+        Common::HELP,
+        Common::OBJECT,
+        Common::IMAGE_OPTS,
+        Common::FORCE_SHARE,
+        Common::FORMAT,
+        Common::PROGRESS,
+        Common::QUIET,
+        Spec::value(
+            Some('F'),
+            "backing-format",
+            "FORMAT",
+            "Format of the new backing file",
+        ),
+        Spec::value(
+            Some('b'),
+            "backing",
+            "FILENAME",
+            "The new backing file; '' for none",
+        ),
+        Spec::flag(
+            Some('u'),
+            "backing-unsafe",
+            "Only change the name: the contents are known to be the same",
+        ),
+        Spec::value(
+            Some('t'),
+            "cache",
+            "MODE",
+            "Cache mode of the image: none, writeback, writethrough, directsync or unsafe [default: writeback]",
+        ),
+        Spec::value(
+            Some('T'),
+            "backing-cache",
+            "MODE",
+            "Cache mode of both backing files: none, writeback, writethrough, directsync or unsafe [default: writeback]",
+        ),
+        Spec::flag(
+            Some('c'),
+            "compress",
+            "Compress what is copied into the image",
+        ),
+    ],
+    examples: &[
+        (
+            "-b new.qcow2 -F qcow2 overlay.qcow2",
+            "copies what differs into the overlay",
+        ),
+        (
+            "-u -b moved.qcow2 -F qcow2 overlay.qcow2",
+            "the file was only moved",
+        ),
+    ],
+};
 
 /// Bytes that are compared at once.
 const STEP: u64 = 2 << 20;
@@ -33,7 +77,7 @@ const STEP: u64 = 2 << 20;
 pub(super) fn run(args: &[String]) -> Outcome<u8> {
     let (mut format, mut backing, mut cache_mode, mut source_cache) = (None, None, None, None);
     let (mut unsafe_mode, mut compress) = (false, false);
-    let common = Common::parse(args, SPECS, |name, value| {
+    let common = Common::parse(args, &PAGE, |name, value| {
         match name {
             "backing-format" => format = Some(value),
             "backing" => backing = Some(value),

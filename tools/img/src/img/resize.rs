@@ -6,28 +6,43 @@ use super::Common;
 use crate::disk::{Flags, words};
 use crate::getopt::Spec;
 use crate::options::sized;
+use crate::page::Page;
 use crate::report::{Failure, Outcome, error, warn};
 use crate::{fail, out};
 
-const SPECS: &[Spec] = &[
-    Common::HELP,
-    Common::OBJECT,
-    Common::IMAGE_OPTS,
-    Common::FORMAT,
-    Common::QUIET,
-    (None, "preallocation", true),
-    (None, "shrink", false),
-];
+pub(super) const PAGE: Page = Page {
+    name: "resize",
+    about: "Grow or shrink an image",
+    operands: "FILENAME [+|-]SIZE",
+    specs: &[
+        Common::HELP,
+        Common::OBJECT,
+        Common::IMAGE_OPTS,
+        Common::FORMAT,
+        Common::QUIET,
+        Spec::value(
+            None,
+            "preallocation",
+            "MODE",
+            "For what is added: off, metadata, falloc or full [default: off]",
+        ),
+        Spec::flag(None, "shrink", "Allow to lose what lies behind the new end"),
+    ],
+    examples: &[
+        ("disk.qcow2 +5G", "grow by 5 GiB"),
+        ("--shrink disk.qcow2 5G", "cut at 5 GiB"),
+    ],
+};
 
 pub(super) fn run(args: &[String]) -> Outcome<u8> {
     // The size comes last, and a negative one is not an option.
     let Some((text, args)) = args.split_last().filter(|(_, rest)| !rest.is_empty()) else {
         // Which says so, unless it is help that is asked for.
-        Common::parse(args, SPECS, |_, _| Ok(()))?;
+        Common::parse(args, &PAGE, |_, _| Ok(()))?;
         return Err(Failure::usage("Not enough arguments"));
     };
     let (mut preallocation, mut shrink) = (Preallocation::Off, false);
-    let common = Common::parse(args, SPECS, |name, value| {
+    let common = Common::parse(args, &PAGE, |name, value| {
         match name {
             "preallocation" => preallocation = mode(&value)?,
             _ => shrink = true,

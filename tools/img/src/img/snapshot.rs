@@ -7,27 +7,37 @@ use strata_qcow2::{Error, NewSnapshot, Snapshot};
 use super::{Common, reason};
 use crate::disk::{Disk, Flags, words};
 use crate::getopt::Spec;
+use crate::page::Page;
 use crate::report::{Failure, Outcome};
 use crate::text::json::{Value, object};
 use crate::text::{keyval, size::human};
 use crate::{fail, out, sys};
 
-const SPECS: &[Spec] = &[
-    Common::HELP,
-    Common::OBJECT,
-    Common::IMAGE_OPTS,
-    Common::FORCE_SHARE,
-    Common::QUIET,
-    Common::FORMAT,
-    (Some('l'), "list", false),
-    (Some('a'), "apply", true),
-    (Some('c'), "create", true),
-    (Some('d'), "delete", true),
-];
+pub(super) const PAGE: Page = Page {
+    name: "snapshot",
+    about: "List, take, go back to and delete internal snapshots",
+    operands: "FILENAME",
+    specs: &[
+        Common::HELP,
+        Common::OBJECT,
+        Common::IMAGE_OPTS,
+        Common::FORCE_SHARE,
+        Common::QUIET,
+        Common::FORMAT,
+        Spec::flag(Some('l'), "list", "List them"),
+        Spec::value(Some('a'), "apply", "SNAPSHOT", "Go back to this one"),
+        Spec::value(Some('c'), "create", "SNAPSHOT", "Take one of this name"),
+        Spec::value(Some('d'), "delete", "SNAPSHOT", "Delete this one"),
+    ],
+    examples: &[
+        ("-c before disk.qcow2", "take one"),
+        ("-a before disk.qcow2", "go back to it"),
+    ],
+};
 
 pub(super) fn run(args: &[String]) -> Outcome<u8> {
     let mut action: Option<(String, String)> = None;
-    let common = Common::parse(args, SPECS, |name, value| {
+    let common = Common::parse(args, &PAGE, |name, value| {
         if action.replace((name.to_owned(), value)).is_some() {
             return Err(Failure::usage("Cannot mix '-l', '-a', '-c', '-d'"));
         }

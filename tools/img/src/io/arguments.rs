@@ -27,8 +27,8 @@ impl Arguments {
         let mut specs: Vec<Spec> = Vec::new();
         for letter in letters.chars() {
             match (letter, specs.last_mut()) {
-                (':', Some(last)) => last.2 = true,
-                _ => specs.push((Some(letter), "", false)),
+                (':', Some(last)) => last.value = Some(""),
+                _ => specs.push(Spec::flag(Some(letter), "", "")),
             }
         }
         let line = getopt::parse(words, &specs, Order::Any).map_err(|_| Refused)?;

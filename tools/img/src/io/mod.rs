@@ -14,39 +14,111 @@ use std::io::{BufRead, IsTerminal};
 
 use crate::disk::{Cache, Flags, Options, secret};
 use crate::getopt::{self, Order, Spec};
+use crate::page::Page;
 use crate::report::{Failure, Outcome, flush, program};
 use crate::{fail, out};
 use commands::Shell;
 
-const SPECS: &[Spec] = &[
-    (Some('h'), "help", false),
-    (Some('V'), "version", false),
-    (Some('c'), "cmd", true),
-    (Some('f'), "format", true),
-    (Some('r'), "read-only", false),
-    (Some('s'), "snapshot", false),
-    (Some('n'), "nocache", false),
-    (Some('C'), "copy-on-read", false),
-    (Some('m'), "misalign", false),
-    (Some('k'), "native-aio", false),
-    (Some('i'), "aio", true),
-    (Some('d'), "discard", true),
-    (Some('t'), "cache", true),
-    (Some('T'), "trace", true),
-    (Some('U'), "force-share", false),
-    (None, "object", true),
-    (None, "image-opts", false),
-];
+const PAGE: Page = Page {
+    name: "",
+    about: "Reads and writes disk images by commands",
+    operands: "[FILENAME]",
+    specs: &[
+        Spec::flag(Some('h'), "help", "Print this help"),
+        Spec::flag(Some('V'), "version", "Print the version"),
+        Spec::value(
+            Some('c'),
+            "cmd",
+            "COMMAND",
+            "Run this command; may be given more than once",
+        ),
+        Spec::value(
+            Some('f'),
+            "format",
+            "FORMAT",
+            "Format of the image [default: what its first bytes say]",
+        ),
+        Spec::flag(Some('r'), "read-only", "Open the image for reading only"),
+        Spec::flag(
+            Some('s'),
+            "snapshot",
+            "Write to a temporary file that is gone at the end",
+        ),
+        Spec::flag(Some('n'), "nocache", "Pass by the host's cache, as -t none"),
+        Spec::flag(
+            Some('C'),
+            "copy-on-read",
+            "Refused: there is no copy-on-read",
+        ),
+        Spec::flag(
+            Some('m'),
+            "misalign",
+            "As qemu-io's: accepted, without effect",
+        ),
+        Spec::flag(
+            Some('k'),
+            "native-aio",
+            "As qemu-io's: accepted, without effect",
+        ),
+        Spec::value(
+            Some('i'),
+            "aio",
+            "ENGINE",
+            "As qemu-io's (threads, native, io_uring): accepted, without effect",
+        ),
+        Spec::value(
+            Some('d'),
+            "discard",
+            "MODE",
+            "Whether discards reach the host: unmap or ignore [default: unmap]",
+        ),
+        Spec::value(
+            Some('t'),
+            "cache",
+            "MODE",
+            "Cache mode: none, writeback, writethrough, directsync or unsafe [default: writethrough]",
+        ),
+        Spec::value(
+            Some('T'),
+            "trace",
+            "OPTIONS",
+            "As qemu-io's: accepted, without effect",
+        ),
+        Spec::flag(
+            Some('U'),
+            "force-share",
+            "Open the image although another process writes to it",
+        ),
+        Spec::value(
+            None,
+            "object",
+            "OBJECT",
+            "Define a secret that options name: secret,id=ID,file=PATH",
+        ),
+        Spec::flag(
+            None,
+            "image-opts",
+            "FILENAME is a list of options: driver=qcow2,file.filename=PATH,..",
+        ),
+    ],
+    examples: &[
+        (
+            "-c 'write -P 0x5a 0 64k' -c 'read -v 0 512' disk.qcow2",
+            "commands in a row",
+        ),
+        ("-c help", "what commands there are"),
+    ],
+};
 
 /// Runs the commands that `args` (without the program's name) or standard input give.
 ///
 /// # Errors
 /// When the command line or the image is wrong. Failed commands end in exit code 1.
 pub fn main(args: &[String]) -> Outcome<u8> {
-    let line = match getopt::parse(args, SPECS, Order::Any) {
+    let line = match getopt::parse(args, PAGE.specs, Order::Any) {
         Ok(line) if line.operands.len() <= 1 => line,
         _ => {
-            usage();
+            PAGE.print();
             return Ok(1);
         }
     };
@@ -60,7 +132,7 @@ pub fn main(args: &[String]) -> Outcome<u8> {
     for (name, value) in line.options {
         match name.as_str() {
             "help" => {
-                usage();
+                PAGE.print();
                 return Ok(0);
             }
             "version" => {
@@ -152,27 +224,4 @@ fn discard(name: &str) -> Outcome<bool> {
         "on" | "unmap" => Ok(true),
         _ => Err(Failure::new(format!("Invalid discard option: {name}"))),
     }
-}
-
-const USAGE: &str = "\
-  --object OBJECTDEF   define a secret for passwords and keys
-  --image-opts         treat file as option string
-  -c, --cmd STRING     run this command; may be given more than once
-  -f, --format FMT     the image's format
-  -r, --read-only      open read-only
-  -n, --nocache        pass by the page cache, as -t none
-  -m, --misalign       accepted for compatibility
-  -k, --native-aio     accepted for compatibility
-  -i, --aio=MODE       accepted for compatibility (threads, native or io_uring)
-  -t, --cache=MODE     cache mode (default writethrough)
-  -d, --discard=MODE   whether discards reach the host (default unmap)
-  -U, --force-share    open although another process writes
-  -h, --help           print this and exit
-  -V, --version        print the version and exit
-";
-
-fn usage() {
-    let name = program();
-    out!("Usage: {name} [OPTIONS]... [-c STRING]... [file]\n{USAGE}\n");
-    out!("See '{name} -c help' for the commands.\n");
 }

@@ -15,7 +15,7 @@ use crate::report::{Failure, Outcome, warn};
 
 const SECTOR: u64 = 512;
 /// Bytes that are copied at once: what file systems with large folios take a whole folio for, which
-/// spares most of the work of writing to the page cache.
+/// spares most of the work of writing to the page cache. No cluster is larger.
 const STEP: u64 = 2 << 20;
 /// Of the buffers' addresses: O_DIRECT needs it, and the kernel copies pages faster to it.
 const PAGE: usize = 4096;
@@ -204,11 +204,9 @@ impl Plan<'_> {
     }
 
     fn step(&self) -> u64 {
-        let cluster = self.target.cluster_size().unwrap_or(SECTOR);
-        if self.compressed {
-            cluster
-        } else {
-            STEP.max(cluster.min(2 << 20))
+        match self.target.cluster_size() {
+            Some(cluster) if self.compressed => cluster,
+            _ => STEP,
         }
     }
 

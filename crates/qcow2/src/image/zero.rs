@@ -5,8 +5,9 @@ use super::{Extent, Image};
 use crate::error::{Error, IoContext, Result};
 use crate::format::entry::{COPIED, Kind, L2Entry, ZERO, subcluster_mask};
 
+const ALL_SUBCLUSTERS: u64 = 0xffff_ffff;
 /// Every subcluster reads as zeroes.
-const ALL_ZERO: u64 = 0xffff_ffff << 32;
+const ALL_ZERO: u64 = ALL_SUBCLUSTERS << 32;
 /// Clusters changed before the lock is given to others for a moment.
 const BATCH: u64 = 4096;
 
@@ -159,7 +160,7 @@ impl Image {
         let entry = self.entry(&mut state, cluster)?;
         self.tracker.mark(cluster + from, to - from);
         self.zero_raw(cluster + from, cluster + to, true)?;
-        let bitmap = entry.bitmap & !mask | mask << 32;
+        let bitmap = self.zeroed(entry.bitmap, mask);
         self.set_entry(&mut state, cluster, L2Entry { bitmap, ..entry })
     }
 
@@ -256,6 +257,18 @@ impl Image {
         }
     }
 
+    /// An extended entry's bitmap once the subclusters of `mask` read as zeroes.
+    ///
+    /// In a raw data file those that hold data stay data: the zeroes are there (see
+    /// [`Image::zero_raw`]). A write in place, which waits for nobody and for which nobody may
+    /// wait, can still come after them, and a zero flag would hide from the guest what the file
+    /// then holds.
+    fn zeroed(&self, bitmap: u64, mask: u64) -> u64 {
+        let data = if self.raw_data { bitmap & mask } else { 0 };
+        let zero = mask & !data;
+        bitmap & !zero | zero << 32
+    }
+
     /// Zeroes a guest range in an external data file that must read the same without the tables.
     pub(crate) fn zero_raw(&self, from: u64, to: u64, unmap: bool) -> Result<()> {
         if !self.raw_data {
@@ -308,6 +321,19 @@ impl Image {
     fn give_up_one(&self, state: &mut State, at: u64, fate: Fate) -> Result<()> {
         let old = self.entry(state, at)?;
         let extended = self.geometry.extended_l2;
+        if self.raw_data && fate != Fate::Gone && old.host(&self.geometry).is_some() {
+            // As in `zeroed`; without subclusters all of it is data already, or zero.
+            let bitmap = if extended {
+                self.zeroed(old.bitmap, ALL_SUBCLUSTERS)
+            } else {
+                0
+            };
+            if bitmap == old.bitmap {
+                return Ok(());
+            }
+            self.writable_table(state, at)?;
+            return self.set_entry(state, at, L2Entry { bitmap, ..old });
+        }
         let kind = old.kind(&self.geometry, 0);
         let vacant = old.host(&self.geometry).is_none() && !old.compressed();
         let reads_zero = if extended {

@@ -44,11 +44,21 @@ impl Image {
             flags: false,
         };
         let end = counts.end();
+        let limit = geometry.max_refcount();
         let mut highest = None;
         let mut expected = 0;
         let mut look = |cluster: u64, refcount: u64, findings: &mut Findings<'_>| {
-            let references = counts.get(cluster);
+            let mut references = counts.get(cluster);
             found.flags |= counts.flag_is_wrong(cluster, refcount);
+            if references > limit {
+                findings.corrupt(format!(
+                    "ERROR: overflow cluster offset={:#x}\nUse qemu-img amend to increase the \
+                     refcount entry width or qemu-img convert to create a clean copy if the image \
+                     cannot be opened for writing",
+                    cluster << geometry.cluster_bits
+                ));
+                references = limit;
+            }
             if refcount == references {
                 return;
             }

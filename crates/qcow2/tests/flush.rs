@@ -173,6 +173,47 @@ fn every_request_goes_on_in_every_part_of_a_flush() {
     }
 }
 
+/// What no table names any more is freed now and then without a flush of the guest's; that holds
+/// nobody else up either.
+#[test]
+fn requests_go_on_while_a_long_list_is_freed() {
+    const MANY: u64 = 70_000;
+    let stopping = Arc::new(Stopping::new(Vec::new()));
+    let options = CreateOptions {
+        size: (MANY + 100) * CLUSTER,
+        cluster_size: CLUSTER,
+        ..Default::default()
+    };
+    options.create(&(Arc::clone(&stopping) as _)).unwrap();
+    let image = Arc::new(open(Arc::clone(&stopping) as _));
+    image
+        .write_at(&vec![1; (MANY * CLUSTER) as usize], 0)
+        .unwrap();
+    image.flush().unwrap();
+    stopping.stop_after(0);
+    let discarder = {
+        let image = Arc::clone(&image);
+        thread::spawn(move || image.discard(0, MANY * CLUSTER))
+    };
+    assert!(stopping.wait(), "nothing is freed before the guest flushes");
+    let (done, told) = mpsc::channel();
+    let writer = {
+        let image = Arc::clone(&image);
+        thread::spawn(move || {
+            image.write_at(&[2; 4096], MANY * CLUSTER).unwrap();
+            done.send(()).unwrap();
+        })
+    };
+    let in_time = told.recv_timeout(LIMIT / 6);
+    stopping.let_go();
+    in_time.expect("a write waits until clusters are freed");
+    writer.join().unwrap();
+    discarder.join().unwrap().unwrap();
+    image.flush().unwrap();
+    is_sound(&image);
+    image.close().unwrap();
+}
+
 /// An operation on the whole image, or the growth of the refcount table, does not wait for a
 /// flush under way but does its work.
 #[test]

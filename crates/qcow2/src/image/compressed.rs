@@ -58,10 +58,10 @@ impl Image {
         let result = written
             .and_then(|()| self.link_packed(&mut state, offset, host, length))
             .or_else(|error| self.free_bytes(&mut state, host, length).and(Err(error)));
-        let result = result.and_then(|()| self.bound_unlinked(&mut state));
         self.land(&mut state, range);
         self.tracker.mark(offset, self.geometry.cluster_size());
-        result
+        result?;
+        self.release(state)
     }
 
     fn link_packed(&self, state: &mut State, at: u64, host: u64, length: u64) -> Result<()> {

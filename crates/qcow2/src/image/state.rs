@@ -386,13 +386,12 @@ impl Image {
         }
     }
 
-    /// Keeps the list of clusters to free short.
-    pub(crate) fn bound_unlinked(&self, state: &mut State) -> Result<()> {
-        if state.unlinked.len() < MAX_UNLINKED {
-            Ok(())
-        } else {
-            self.sync(state)
-        }
+    /// Lets go of the state after a change, and keeps the list of clusters to free short by a
+    /// flush for which nobody else waits.
+    pub(crate) fn release(&self, state: MutexGuard<'_, State>) -> Result<()> {
+        let long = state.unlinked.len() >= MAX_UNLINKED;
+        drop(state);
+        if long { self.flush() } else { Ok(()) }
     }
 
     /// Flushes, stores what is kept in memory only, and marks the image clean. Nothing may be

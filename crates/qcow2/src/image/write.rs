@@ -237,9 +237,10 @@ impl Image {
                 .and(Err(error)),
             Err(error) => Err(error),
         };
-        let result = result.and_then(|()| self.bound_unlinked(&mut state));
         self.land(&mut state, (start, end));
-        result.map(|()| count)
+        result?;
+        self.release(state)?;
+        Ok(count)
     }
 
     /// Finds or allocates the clusters for a write. None if it can go in place.

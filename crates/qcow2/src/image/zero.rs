@@ -294,6 +294,7 @@ impl Image {
                 self.check_range(at, 1)?;
             }
             at = self.give_up_locked(&mut state, at, end, fate)?;
+            self.release(state)?;
         }
         Ok(())
     }
@@ -314,7 +315,6 @@ impl Image {
             self.give_up_one(state, at, fate)?;
             at += self.geometry.cluster_size();
         }
-        self.bound_unlinked(state)?;
         Ok(at)
     }
 

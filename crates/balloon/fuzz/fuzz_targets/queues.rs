@@ -1,6 +1,6 @@
 //! Any sequence of what a guest does to the device's queues and registers.
 //!
-//! The stored inputs lie in `tests/corpus`: `cargo +nightly fuzz run queues tests/corpus`.
+//! The stored inputs lie in `tests/corpus`: `tools/fuzz balloon queues`.
 #![no_main]
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,4 @@
-//! Any sequence of requests to a device: `cargo +nightly fuzz run device`.
+//! Any sequence of requests to a device: `tools/fuzz block device`.
 #![no_main]
 #![allow(clippy::unwrap_used)]
 

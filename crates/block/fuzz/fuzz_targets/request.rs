@@ -1,4 +1,4 @@
-//! Headers, sizes and ranges of requests: `cargo +nightly fuzz run request`.
+//! Headers, sizes and ranges of requests: `tools/fuzz block request`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run seed tests/corpus/seed` in the crate's directory.
+//! `tools/fuzz cloudinit seed`.
 #![no_main]
 
 #[path = "../../tests/exercise/mod.rs"]

@@ -1,7 +1,7 @@
 //! Any sequence of accesses to the IOAPIC, against the reference model.
 //!
 //! The stored inputs lie in `tests/ioapic/corpus`:
-//! `cargo +nightly fuzz run ioapic tests/ioapic/corpus`.
+//! `tools/fuzz interrupts ioapic`.
 #![no_main]
 
 #[path = "../../tests/ioapic/reference.rs"]

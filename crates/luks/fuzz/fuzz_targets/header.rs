@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run header tests/corpus/header` in the crate's directory.
+//! `tools/fuzz luks header`.
 #![no_main]
 
 #[path = "../../tests/exercise/mod.rs"]

@@ -1,7 +1,7 @@
 //! Any command on the control queue.
 //!
 //! The stored inputs lie in `tests/fuzz/corpus/control`:
-//! `cargo +nightly fuzz run control tests/fuzz/corpus/control`.
+//! `tools/fuzz net control`.
 #![no_main]
 
 #[path = "../../tests/fuzz/exercise.rs"]

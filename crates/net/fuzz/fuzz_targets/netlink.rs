@@ -1,7 +1,7 @@
 //! Anything that the kernel may answer about its tables.
 //!
 //! The stored inputs lie in `tests/fuzz/corpus/netlink`:
-//! `cargo +nightly fuzz run netlink tests/fuzz/corpus/netlink`.
+//! `tools/fuzz net netlink`.
 #![no_main]
 
 #[path = "../../tests/fuzz/exercise.rs"]

@@ -1,7 +1,7 @@
 //! Any sequence of what a guest does to the card's queues and registers.
 //!
 //! The stored inputs lie in `tests/fuzz/corpus/queues`:
-//! `cargo +nightly fuzz run queues tests/fuzz/corpus/queues`.
+//! `tools/fuzz net queues`.
 #![no_main]
 
 #[path = "../../tests/fuzz/exercise.rs"]

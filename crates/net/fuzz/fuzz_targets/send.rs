@@ -1,7 +1,7 @@
 //! Any frame, header and all, in any pieces, from the driver.
 //!
 //! The stored inputs lie in `tests/fuzz/corpus/send`:
-//! `cargo +nightly fuzz run send tests/fuzz/corpus/send`.
+//! `tools/fuzz net send`.
 #![no_main]
 
 #[path = "../../tests/fuzz/exercise.rs"]

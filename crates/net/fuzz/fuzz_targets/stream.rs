@@ -1,7 +1,7 @@
 //! Anything that the far end of a stream may send.
 //!
 //! The stored inputs lie in `tests/fuzz/corpus/stream`:
-//! `cargo +nightly fuzz run stream tests/fuzz/corpus/stream`.
+//! `tools/fuzz net stream`.
 #![no_main]
 
 #[path = "../../tests/fuzz/exercise.rs"]

@@ -1,7 +1,7 @@
 //! Any sequence of accesses to a bus, its hot-plug registers and an MSI-X table.
 //!
 //! The stored inputs lie in `tests/pci/corpus`:
-//! `cargo +nightly fuzz run bus tests/pci/corpus`.
+//! `tools/fuzz pci bus`.
 #![no_main]
 #![allow(clippy::unwrap_used)]
 

@@ -1,6 +1,6 @@
 //! Any bytes that a client sends, in pieces of any size.
 //!
-//! The stored inputs lie in `tests/corpus`: `cargo +nightly fuzz run client tests/corpus`.
+//! The stored inputs lie in `tests/corpus`: `tools/fuzz qmp client`.
 #![no_main]
 #![allow(clippy::unwrap_used)]
 

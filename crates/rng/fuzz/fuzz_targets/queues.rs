@@ -1,6 +1,6 @@
 //! Any sequence of what a guest does to the device's queues and registers.
 //!
-//! The stored inputs lie in `tests/corpus`: `cargo +nightly fuzz run queues tests/corpus`.
+//! The stored inputs lie in `tests/corpus`: `tools/fuzz rng queues`.
 #![no_main]
 
 #[path = "../../tests/device/sequence.rs"]

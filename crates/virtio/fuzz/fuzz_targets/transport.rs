@@ -1,7 +1,7 @@
 //! Any sequence of register accesses, writes to the rings, kicks and resets.
 //!
 //! The stored inputs lie in `tests/device/corpus`:
-//! `cargo +nightly fuzz run transport tests/device/corpus`.
+//! `tools/fuzz virtio transport`.
 #![no_main]
 #![allow(clippy::unwrap_used, dead_code)]
 

@@ -1,6 +1,6 @@
 //! Any sequence of packets, receive buffers, and what programs of the host's do.
 //!
-//! The stored inputs lie in `tests/corpus/packets`: `cargo +nightly fuzz run packets tests/corpus/packets`.
+//! The stored inputs lie in `tests/corpus/packets`: `tools/fuzz vsock packets`.
 #![no_main]
 #![allow(clippy::unwrap_used, dead_code)]
 

@@ -1,6 +1,6 @@
 //! Any sequence of what a guest does to the device's queues and registers.
 //!
-//! The stored inputs lie in `tests/corpus/queues`: `cargo +nightly fuzz run queues tests/corpus/queues`.
+//! The stored inputs lie in `tests/corpus/queues`: `tools/fuzz vsock queues`.
 #![no_main]
 #![allow(clippy::unwrap_used, dead_code)]
 

@@ -57,16 +57,51 @@ impl IoVec {
     }
 }
 
-/// Waits until `fd` can be read, or `time` is over.
+/// Waits until `fd` can be read, or `time` is over. Signals do not end it: a fuzzer's clock is one.
 #[cfg(feature = "test-utils")]
 pub(crate) fn poll_readable(fd: std::os::fd::RawFd, time: std::time::Duration) -> bool {
+    let end = std::time::Instant::now() + time;
     let mut poll = libc::pollfd {
         fd,
         events: libc::POLLIN,
         revents: 0,
     };
-    let time = libc::c_int::try_from(time.as_millis()).unwrap_or(libc::c_int::MAX);
-    // SAFETY: `poll` is one valid element and lives for the call.
-    let ready = unsafe { libc::poll(&raw mut poll, 1, time) };
-    ready > 0
+    loop {
+        let left = end.saturating_duration_since(std::time::Instant::now());
+        let left = libc::c_int::try_from(left.as_millis()).unwrap_or(libc::c_int::MAX);
+        // SAFETY: `poll` is one valid element and lives for the call.
+        let ready = unsafe { libc::poll(&raw mut poll, 1, left) };
+        let interrupted =
+            ready < 0 && std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted;
+        if !interrupted {
+            return ready > 0;
+        }
+    }
+}
+
+#[cfg(all(test, feature = "test-utils"))]
+mod tests {
+    use std::os::fd::AsRawFd;
+    use std::time::Duration;
+
+    use vmm_sys_util::eventfd::EventFd;
+    use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+    use super::poll_readable;
+
+    extern "C" fn nothing(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+
+    #[test]
+    fn a_signal_does_not_end_a_wait() {
+        register_signal_handler(SIGRTMIN(), nothing).unwrap();
+        let event = EventFd::new(0).unwrap();
+        let fd = event.as_raw_fd();
+        let waiter = std::thread::spawn(move || poll_readable(fd, Duration::from_secs(10)));
+        for _ in 0..20 {
+            std::thread::sleep(Duration::from_millis(10));
+            waiter.kill(SIGRTMIN()).unwrap();
+        }
+        event.write(1).unwrap();
+        assert!(waiter.join().unwrap(), "it ended before the event came");
+    }
 }

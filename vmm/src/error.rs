@@ -98,6 +98,23 @@ pub enum Error {
          that there", path = .0.display()
     )]
     FormatNeeded(PathBuf),
+    /// Two secrets have one name.
+    #[error("two secrets have the id {0}: give one of them another")]
+    TakenSecret(String),
+    /// No secret has this name.
+    #[error("there is no secret {0}: define it with --secret id={0},file=PATH")]
+    NoSecret(String),
+    /// A disk is encrypted, and no key of it was named.
+    #[error(
+        "the disk image {path} is encrypted: define its passphrase with --secret id=NAME,file=PATH, \
+         and name it with encrypt.key-secret=NAME", path = .0.display()
+    )]
+    KeyNeeded(PathBuf),
+    /// A key was named for a disk that is not encrypted.
+    #[error(
+        "the disk image {path} is not encrypted: leave out encrypt.key-secret", path = .0.display()
+    )]
+    NotEncrypted(PathBuf),
     /// A network, or the host's side of it.
     #[error(transparent)]
     Net(#[from] strata_net::Error),

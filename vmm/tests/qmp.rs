@@ -6,62 +6,12 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
-use common::{Guest, Payload, Qmp, finish, wait};
+use common::{Guest, Machine, Payload, Qmp, finish, piped, start};
 use serde_json::{Value, json};
-
-/// Starts a guest with a control socket, and more arguments, and connects to it.
-fn start(guest: &Guest, args: &[&str]) -> (Machine, Qmp) {
-    let path = guest.path("qmp");
-    let mut command = guest.run(args);
-    command.arg("--qmp").arg(format!("unix={}", path.display()));
-    let child = piped(command);
-    let client = Qmp::connect(&path);
-    (child, client)
-}
-
-fn piped(mut command: Command) -> Machine {
-    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    Machine(Some(command.spawn().unwrap()))
-}
-
-/// A `strata` that does not outlive a test that fails.
-struct Machine(Option<Child>);
-
-impl Machine {
-    fn id(&self) -> u32 {
-        self.0.as_ref().map_or(0, Child::id)
-    }
-
-    /// Reads the console until `text` has come.
-    fn wait_for(&mut self, text: &str) {
-        let console = self.0.as_mut().unwrap().stdout.as_mut().unwrap();
-        let mut seen = String::new();
-        let mut byte = [0];
-        while !seen.contains(text) {
-            assert_eq!(console.read(&mut byte).unwrap(), 1, "only {seen:?}");
-            seen.push(byte[0].into());
-        }
-    }
-
-    /// Waits for its end, and gives its exit code.
-    fn code(mut self) -> Option<i32> {
-        wait(self.0.take().unwrap()).status.code()
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.0.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
 
 /// A file of `size` bytes to make a disk of.
 fn disk(guest: &Guest, name: &str, size: u64) -> String {

@@ -83,6 +83,12 @@ pub enum Error {
         /// Images in the longest chain.
         limit: usize,
     },
+    /// A file of the chain is encrypted, and no key was given for it.
+    #[error("the disk image {path} is encrypted: give the key of it")]
+    KeyNeeded {
+        /// The file.
+        path: PathBuf,
+    },
     /// The image format's own word.
     #[error("the disk image {path} can not be used: {source}")]
     Image {

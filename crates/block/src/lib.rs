@@ -15,6 +15,8 @@ mod sys;
 pub mod test_utils;
 mod virtio;
 
+#[cfg(feature = "luks")]
+pub use disk::LuksKey;
 pub use disk::{Disk, SECTOR};
 pub use error::Error;
 pub use limit::RateLimiter;

@@ -11,6 +11,8 @@ pub enum Format {
     Raw,
     /// A qcow2 image.
     Qcow2,
+    /// A LUKS volume, whose payload's bytes are the disk's. It needs a key.
+    Luks,
     /// Guess by the first bytes. Who writes a raw disk chooses them, so a disk that turns out raw
     /// is a word in the log, and backing files are never followed from a guess.
     Probe,

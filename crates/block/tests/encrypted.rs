@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use common::guest::{Guest, OK};
 use common::overlay_of;
-use strata_block::{BlockOptions, Disk, DiskOptions, Error, Format};
+use strata_block::{BlockOptions, Disk, DiskOptions, Error, Format, LuksKey};
 use strata_qcow2::chain::Keys;
 use strata_qcow2::{Cipher, Result, Storage, Unlock, Unlocked};
 
@@ -101,9 +101,63 @@ fn a_disk_without_its_key_does_not_open() {
         Disk::open(&DiskOptions::new(&base, Format::Probe)),
     ] {
         let error = opened.unwrap_err();
-        let Error::Image { path, .. } = &error else {
+        let Error::KeyNeeded { path } = &error else {
             panic!("{error}");
         };
         assert_eq!(path, &base, "{error}");
     }
+}
+
+/// An image by another program, which opens with `PASSPHRASE` alone.
+fn made_by_qemu(path: &Path, options: &str, format: &str) {
+    let secret = format!("secret,id=s,data={PASSPHRASE}");
+    let arguments = [
+        "create", "-q", "--object", &secret, "-f", format, "-o", options,
+    ];
+    let mut create = std::process::Command::new("qemu-img");
+    let output = create.args(arguments).arg(path).arg("1M").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+const PASSPHRASE: &str = "correct horse";
+
+#[test]
+fn a_passphrase_opens_what_qemu_made_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (image, volume) = (dir.path().join("image"), dir.path().join("volume"));
+    let encrypt = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10";
+    made_by_qemu(&image, encrypt, "qcow2");
+    made_by_qemu(&volume, "key-secret=s,iter-time=10", "luks");
+    let cut = dir.path().join("cut");
+    std::fs::write(&cut, &std::fs::read(&volume).unwrap()[..1000]).unwrap();
+    let open = |path: &Path, format, passphrase: &str| {
+        let key = Arc::new(LuksKey::new(passphrase.as_bytes()));
+        let keys: Keys = Arc::new(move |_| Some(Arc::clone(&key) as _));
+        Disk::open_with_keys(&DiskOptions::new(path, format), keys)
+    };
+    for (path, format) in [(&image, Format::Qcow2), (&volume, Format::Luks)] {
+        let disk = open(path, format, PASSPHRASE).unwrap();
+        assert!(disk.is_encrypted() && disk.size() == MIB);
+        let mut guest = Guest::new(disk, BlockOptions::default());
+        assert_eq!(guest.write(9, &[0xa5; 2048]), OK);
+        assert_eq!(guest.flush(), OK);
+        drop(guest);
+        let stored = std::fs::read(path).unwrap();
+        assert!(
+            !stored.windows(16).any(|bytes| bytes == [0xa5; 16]),
+            "plain text"
+        );
+        let disk = open(path, format, PASSPHRASE).unwrap();
+        let mut guest = Guest::new(disk, BlockOptions::default());
+        assert!(guest.read(9, 2048) == Ok(vec![0xa5; 2048]));
+        drop(guest);
+        let wrong = open(path, format, "wrong").unwrap_err().to_string();
+        assert!(wrong.contains("none of its key slots"), "{wrong}");
+        let none = Disk::open(&DiskOptions::new(path, format)).unwrap_err();
+        assert!(matches!(none, Error::KeyNeeded { .. }), "{none}");
+    }
+    let header = open(&cut, Format::Luks, PASSPHRASE).unwrap_err();
+    assert!(matches!(header, Error::Image { .. }), "{header}");
+    let plain = open(&image, Format::Raw, PASSPHRASE).unwrap();
+    assert!(!plain.is_encrypted());
 }

@@ -52,6 +52,32 @@ pub struct DiskConfig {
     /// What becomes of a request that fails.
     #[serde(default)]
     pub on_error: ErrorPolicy,
+    /// The key of an encrypted qcow2 image, and of all encrypted files that it stands on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypt: Option<EncryptConfig>,
+    /// The secret that opens a LUKS file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_secret: Option<String>,
+}
+
+/// How an image is encrypted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(expecting = "a table with key-secret, or encrypt.key-secret=NAME")]
+pub struct EncryptConfig {
+    /// The kind of encryption; there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<EncryptFormat>,
+    /// The secret that opens it.
+    pub key_secret: String,
+}
+
+/// A kind of encryption within images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EncryptFormat {
+    /// LUKS.
+    Luks,
 }
 
 impl Options for DiskConfig {
@@ -73,6 +99,7 @@ impl Options for DiskConfig {
                 return Err(format!("{name}=0 lets nothing pass; leave it out"));
             }
         }
+        self.check_key()?;
         match &self.serial {
             Some(serial) if serial.len() > 20 || !serial.is_ascii() => Err(format!(
                 "the serial number \"{serial}\" has more than 20 ASCII characters"
@@ -99,7 +126,29 @@ impl DiskConfig {
             backing: false,
             serial: None,
             on_error: ErrorPolicy::default(),
+            encrypt: None,
+            key_secret: None,
         }
+    }
+
+    /// The name of the secret that opens the disk's encrypted files.
+    pub fn key(&self) -> Option<&str> {
+        let encrypt = self.encrypt.as_ref().map(|encrypt| &encrypt.key_secret);
+        encrypt.or(self.key_secret.as_ref()).map(String::as_str)
+    }
+
+    fn check_key(&self) -> Result<(), String> {
+        let (luks, qcow2) = (Some(Format::Luks), Some(Format::Qcow2));
+        let refused = if self.encrypt.is_some() && self.format != qcow2 {
+            "encrypt.key-secret goes with format=qcow2; a LUKS file's key is key-secret=NAME"
+        } else if self.key_secret.is_some() && self.format != luks {
+            "key-secret goes with format=luks; a qcow2 image's key is encrypt.key-secret=NAME"
+        } else if self.format == luks && self.key_secret.is_none() {
+            "format=luks needs key-secret=NAME, the name of a --secret"
+        } else {
+            return Ok(());
+        };
+        Err(refused.to_owned())
     }
 }
 
@@ -130,6 +179,25 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_secrets_names() {
+        for (text, json) in [
+            (
+                "a,format=qcow2,encrypt.format=luks,encrypt.key-secret=s",
+                r#"{"path":"a","format":"qcow2","encrypt":{"format":"luks","key-secret":"s"}}"#,
+            ),
+            (
+                "a,format=luks,key-secret=s",
+                r#"{"path":"a","format":"luks","key-secret":"s"}"#,
+            ),
+        ] {
+            let disk: DiskConfig = text.parse().unwrap();
+            assert_eq!(disk.key(), Some("s"));
+            assert_eq!(serde_json::from_str::<DiskConfig>(json).unwrap(), disk);
+        }
+        assert_eq!(DiskConfig::new("a").key(), None);
+    }
+
+    #[test]
     fn mistakes_are_refused() {
         for (text, needle) in [
             ("", "path"),
@@ -141,6 +209,26 @@ mod tests {
             ("a,bps=fast", "number"),
             ("a,serial=012345678901234567890", "20"),
             ("a,speed=high", "unknown field `speed`"),
+            ("a,format=luks", "needs key-secret"),
+            ("a,key-secret=s", "goes with format=luks"),
+            ("a,format=qcow2,key-secret=s", "encrypt.key-secret=NAME"),
+            ("a,encrypt.key-secret=s", "goes with format=qcow2"),
+            (
+                "a,format=luks,encrypt.key-secret=s",
+                "goes with format=qcow2",
+            ),
+            ("a,format=qcow2,encrypt.format=luks", "`key-secret`"),
+            ("a,format=qcow2,encrypt.format=aes", "`luks`"),
+            ("a,format=qcow2,encrypt=s", "encrypt.key-secret=NAME"),
+            (
+                "a,format=qcow2,encrypt=s,encrypt.key-secret=s",
+                "said twice",
+            ),
+            (
+                "a,format=qcow2,encrypt.key-secret=s,encrypt.key-secret=s",
+                "said twice",
+            ),
+            ("a,path.x=s", "path"),
         ] {
             let refused = text.parse::<DiskConfig>().unwrap_err();
             assert!(refused.contains(needle), "{text}: {refused}");

@@ -36,6 +36,9 @@ impl PartialConfig {
         for disk in &mut self.disk {
             disk.path = dir.join(&disk.path);
         }
+        for secret in &mut self.secret {
+            secret.file = secret.file.take().map(join);
+        }
         if let Some(files) = &mut self.cloud_init {
             files.user_data = dir.join(&files.user_data);
             files.meta_data = files.meta_data.take().map(join);

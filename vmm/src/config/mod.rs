@@ -8,6 +8,7 @@ mod memory;
 mod net;
 mod options;
 mod qmp;
+mod secret;
 mod serial;
 mod virtio_console;
 mod vsock;
@@ -23,11 +24,12 @@ use strata_vcpu::CpuModel;
 
 pub use balloon::BalloonConfig;
 pub use cloud_init::CloudInitConfig;
-pub use disk::DiskConfig;
+pub use disk::{DiskConfig, EncryptConfig};
 pub use memory::{HugePages, MemoryConfig};
 pub use net::NetConfig;
 pub(crate) use options::Options;
 pub use qmp::QmpConfig;
+pub use secret::SecretConfig;
 pub use serial::SerialTarget;
 pub use virtio_console::ConsolePort;
 pub use vsock::VsockConfig;
@@ -110,10 +112,16 @@ pub struct PartialConfig {
     /// A disk, which the guest sees as /dev/vda, the next as /dev/vdb: its file, and options
     /// behind it: format=raw, qcow2 or probe, readonly, cache=writeback, direct or unsafe, queues=N,
     /// iops=N, bps=SIZE, backing=on (a qcow2 image's backing files may be opened), id=NAME,
-    /// serial=TEXT, on-error=report, stop or ignore
+    /// serial=TEXT, on-error=report, stop or ignore. An encrypted one names a --secret:
+    /// format=qcow2,encrypt.key-secret=NAME, or format=luks,key-secret=NAME
     #[arg(long, value_name = "FILE[,...]")]
     #[serde(default, deserialize_with = "options::deserialize_list")]
     pub disk: Vec<DiskConfig>,
+    /// A passphrase that disks call by its name: that in a file (every byte of it, a line's end
+    /// too), or data=TEXT, which others on the host can see
+    #[arg(long, value_name = "id=NAME,file=PATH")]
+    #[serde(default, deserialize_with = "options::deserialize_list")]
+    pub secret: Vec<SecretConfig>,
     /// A network card: bridge=NAME (a tap of its own on that bridge), tap=NAME, fd=N, or user
     /// (by passt, without privileges; hostfwd=tcp::2222-:22 leads a port of the host to it);
     /// and mac=ADDR, mtu=N, queues=N, id=NAME
@@ -185,6 +193,9 @@ pub struct MachineConfig {
     pub memory: MemoryConfig,
     /// Disks, in the order of their slots.
     pub disk: Vec<DiskConfig>,
+    /// Passphrases for them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub secret: Vec<SecretConfig>,
     /// Network cards, in the order of their slots.
     pub net: Vec<NetConfig>,
     /// Whether the guest gets random numbers of the host's.
@@ -254,6 +265,7 @@ impl PartialConfig {
             memory: self.memory.or(lower.memory),
             // The file's come first: they keep their names in the guest.
             disk: [lower.disk, self.disk].concat(),
+            secret: [lower.secret, self.secret].concat(),
             net: [lower.net, self.net].concat(),
             rng: self.rng.or(lower.rng),
             balloon: self.balloon.or(lower.balloon),
@@ -311,6 +323,7 @@ impl PartialConfig {
             cpu: self.cpu.unwrap_or_default(),
             memory,
             disk: self.disk,
+            secret: self.secret,
             net: self.net,
             rng: self.rng.unwrap_or_default(),
             balloon: self.balloon,

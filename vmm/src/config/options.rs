@@ -50,7 +50,15 @@ fn table<T: Options>(text: &str) -> Result<Map<String, Value>, String> {
             // A switch that is only named is on.
             (None, _) => (part.as_str(), "on"),
         };
-        match table.entry(key).or_insert(Value::Null) {
+        // A dot leads into a table within, as in TOML.
+        let (inner, name) = match key.split_once('.') {
+            Some((outer, name)) => match table.entry(outer).or_insert_with(|| Map::new().into()) {
+                Value::Object(inner) => (inner, name),
+                _ => return Err(format!("{outer} is said twice")),
+            },
+            None => (&mut table, key),
+        };
+        match inner.entry(name).or_insert(Value::Null) {
             new @ Value::Null if T::LISTS.contains(&key) => *new = vec![value].into(),
             new @ Value::Null => *new = value.into(),
             Value::Array(list) => list.push(value.into()),

@@ -5,12 +5,14 @@ use strata_block::{BlockControl, Cache, Format, Limits};
 use strata_qmp::{Commands, Error};
 
 use super::{Control, check_id, refused};
-use crate::config::DiskConfig;
+use crate::config::{DiskConfig, EncryptConfig, Options, SecretConfig};
 
 pub(super) fn add(commands: Commands<Control>) -> Commands<Control> {
     commands
         .with("blockdev-add", Control::blockdev_add)
         .with("blockdev-del", Control::blockdev_del)
+        .with("object-add", Control::object_add)
+        .with("object-del", Control::object_del)
         .with("block_resize", Control::block_resize)
         .with("block_set_io_throttle", Control::set_io_throttle)
 }
@@ -32,6 +34,10 @@ struct Blockdev {
     /// Whether the backing files that an image names may be opened. Unlike QEMU, which opens them
     /// unless told not to.
     backing: Option<bool>,
+    /// Of an encrypted qcow2 image.
+    encrypt: Option<EncryptConfig>,
+    /// Of a LUKS file.
+    key_secret: Option<String>,
     #[serde(rename = "discard")]
     _discard: Option<Discard>,
 }
@@ -43,6 +49,7 @@ enum Driver {
     HostDevice,
     Raw,
     Qcow2,
+    Luks,
 }
 
 #[derive(Deserialize)]
@@ -78,6 +85,19 @@ enum Discard {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct NodeName {
     node_name: String,
+}
+
+/// An object of QEMU's. There is one kind.
+#[derive(Deserialize)]
+#[serde(tag = "qom-type", rename_all = "kebab-case")]
+enum Object {
+    Secret(SecretConfig),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ObjectId {
+    id: String,
 }
 
 #[derive(Deserialize)]
@@ -130,12 +150,16 @@ impl Control {
                 Driver::File | Driver::HostDevice => None,
                 Driver::Raw => Some(Format::Raw),
                 Driver::Qcow2 => Some(Format::Qcow2),
+                Driver::Luks => Some(Format::Luks),
             },
             readonly: options.read_only,
             cache: options.cache.mode()?,
             backing: options.backing.unwrap_or_default(),
+            encrypt: options.encrypt,
+            key_secret: options.key_secret,
             ..DiskConfig::new(path)
         };
+        config.check().map_err(Error::generic)?;
         let disks = &self.parts.disks;
         disks.add_node(name, config, below).map_err(refused)
     }
@@ -168,6 +192,16 @@ impl Control {
 
     fn blockdev_del(&mut self, NodeName { node_name }: NodeName) -> Result<(), Error> {
         self.parts.disks.delete_node(&node_name).map_err(refused)
+    }
+
+    fn object_add(&mut self, Object::Secret(secret): Object) -> Result<(), Error> {
+        check_id(&secret.id)?;
+        secret.check().map_err(Error::generic)?;
+        self.parts.disks.secrets().add(&secret).map_err(refused)
+    }
+
+    fn object_del(&mut self, ObjectId { id }: ObjectId) -> Result<(), Error> {
+        self.parts.disks.secrets().remove(&id).map_err(refused)
     }
 
     fn block_resize(&mut self, resize: Resize) -> Result<(), Error> {

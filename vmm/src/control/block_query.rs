@@ -1,7 +1,7 @@
 //! What there is to know of disks and block nodes.
 
 use serde_json::{Value, json};
-use strata_block::{Cache, Disk, Limits};
+use strata_block::{Cache, Disk, Format, Limits};
 use strata_qmp::{Commands, Error, NoArguments};
 
 use super::{Control, qom_path};
@@ -84,14 +84,17 @@ fn device_name(disk: &OpenDisk) -> &str {
 /// QAPI's `BlockDeviceInfo`.
 fn medium(config: &DiskConfig, disk: &Disk, node: Option<&str>, limits: Limits) -> Value {
     let image = disk.nodes().next().and_then(|node| node.as_qcow2());
-    let format = if image.is_some() { "qcow2" } else { "raw" };
-    let encrypted = image.is_some_and(|image| image.is_encrypted());
+    let format = match (image, config.format) {
+        (Some(_), _) => "qcow2",
+        (None, Some(Format::Luks)) => "luks",
+        _ => "raw",
+    };
     json!({
         "file": config.path,
         "node-name": node,
         "ro": disk.read_only(),
         "drv": format,
-        "encrypted": encrypted,
+        "encrypted": disk.is_encrypted(),
         "backing_file_depth": disk.nodes().count().saturating_sub(1),
         "detect_zeroes": "off",
         "bps": limits.bps, "bps_rd": 0, "bps_wr": 0,

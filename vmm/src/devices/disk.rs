@@ -17,6 +17,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::Pci;
 use super::node::Node;
+use super::secret::Secrets;
 use crate::announce::{Announcer, BlockIoError};
 use crate::config::{CloudInitConfig, DiskConfig, MachineConfig};
 use crate::error::Error;
@@ -28,6 +29,7 @@ const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
 pub struct Disks {
     list: RefCell<Vec<OpenDisk>>,
     pub(super) nodes: RefCell<Vec<Node>>,
+    secrets: Secrets,
     stopped: Arc<EventFd>,
     announcer: Announcer,
 }
@@ -65,8 +67,7 @@ impl Disks {
     /// failures are told by `announcer`.
     ///
     /// # Errors
-    /// [`Error::Disk`], [`Error::FormatNeeded`], [`Error::File`], [`Error::CloudInit`], and as
-    /// [`Pci::add`].
+    /// [`Error::File`], [`Error::TakenSecret`], [`Error::CloudInit`], and as [`Disks::add`].
     pub fn create(config: &MachineConfig, pci: &Pci, announcer: &Announcer) -> Result<Self, Error> {
         let stopped = EventFd::new(EFD_NONBLOCK).map_err(|source| Error::Host {
             what: "create an eventfd",
@@ -75,6 +76,7 @@ impl Disks {
         let disks = Self {
             list: RefCell::new(Vec::with_capacity(config.disk.len())),
             nodes: RefCell::default(),
+            secrets: Secrets::create(&config.secret)?,
             stopped: Arc::new(stopped),
             announcer: announcer.clone(),
         };
@@ -90,9 +92,10 @@ impl Disks {
     /// Opens a disk and puts it on the bus.
     ///
     /// # Errors
-    /// [`Error::Disk`], [`Error::FormatNeeded`], and as [`Pci::add`].
+    /// [`Error::Disk`], [`Error::FormatNeeded`], [`Error::NoSecret`], [`Error::KeyNeeded`],
+    /// [`Error::NotEncrypted`], and as [`Pci::add`].
     pub fn add(&self, config: &DiskConfig, pci: &Pci) -> Result<(), Error> {
-        self.add_open(config, open(config, format(config)?)?, None, pci)
+        self.add_open(config, self.open(config, format(config)?)?, None, pci)
     }
 
     /// Adds the disk that cloud-init reads at the guest's first boot. It is in memory only.
@@ -120,7 +123,7 @@ impl Disks {
             readonly: true,
             ..DiskConfig::new(format!("/proc/self/fd/{}", file.as_raw_fd()))
         };
-        self.add_open(&disk, open(&disk, Format::Raw)?, None, pci)
+        self.add_open(&disk, self.open(&disk, Format::Raw)?, None, pci)
     }
 
     /// Puts a disk on the bus that is open already.
@@ -143,6 +146,32 @@ impl Disks {
             control,
         });
         Ok(())
+    }
+
+    /// Opens a disk's files.
+    pub(super) fn open(&self, config: &DiskConfig, format: Format) -> Result<Arc<Disk>, Error> {
+        let options = DiskOptions {
+            path: config.path.clone(),
+            format,
+            read_only: config.readonly,
+            cache: config.cache,
+            backing: config.backing,
+        };
+        let disk = match config.key() {
+            Some(id) => self.open_encrypted(&options, id)?,
+            None => Disk::open(&options).map_err(without_key)?,
+        };
+        Ok(Arc::new(disk))
+    }
+
+    fn open_encrypted(&self, options: &DiskOptions, id: &str) -> Result<Disk, Error> {
+        let key = Arc::new(self.secrets.key(id)?);
+        let keys = move |_: &Path| Some(Arc::clone(&key) as _);
+        let disk = Disk::open_with_keys(options, Arc::new(keys))?;
+        if !disk.is_encrypted() {
+            return Err(Error::NotEncrypted(options.path.clone()));
+        }
+        Ok(disk)
     }
 
     fn options(&self, config: &DiskConfig, id: &str, node: Option<&str>) -> BlockOptions {
@@ -202,6 +231,11 @@ impl Disks {
         self.list.borrow_mut().retain(|disk| disk.id != id);
     }
 
+    /// The secrets that disks to come may name.
+    pub fn secrets(&self) -> &Secrets {
+        &self.secrets
+    }
+
     /// Readable when a disk wants the machine to be paused.
     pub fn stopped(&self) -> &EventFd {
         &self.stopped
@@ -228,16 +262,12 @@ impl Disks {
     }
 }
 
-/// Opens a disk's files.
-pub(super) fn open(config: &DiskConfig, format: Format) -> Result<Arc<Disk>, Error> {
-    let disk = Disk::open(&DiskOptions {
-        path: config.path.clone(),
-        format,
-        read_only: config.readonly,
-        cache: config.cache,
-        backing: config.backing,
-    })?;
-    Ok(Arc::new(disk))
+/// A locked file without a key is told with the words that give one.
+fn without_key(error: strata_block::Error) -> Error {
+    match error {
+        strata_block::Error::KeyNeeded { path } => Error::KeyNeeded(path),
+        error => error.into(),
+    }
 }
 
 /// The format that was given, or raw. A file that says it is something else is not taken for raw

@@ -8,6 +8,7 @@ mod node;
 mod pci;
 mod ports;
 mod power;
+mod secret;
 mod serial;
 mod small;
 
@@ -29,6 +30,7 @@ use self::pci::HotPlugPorts;
 pub use self::pci::{Function, Pci, Removed};
 use self::ports::Ports;
 pub use self::power::{Power, PowerButton};
+pub use self::secret::Secrets;
 pub use self::serial::SerialPort;
 pub use self::small::SmallDevices;
 use crate::arch;

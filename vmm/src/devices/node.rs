@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use strata_block::{Disk, Format};
 
-use super::{Disks, Pci, disk};
+use super::{Disks, Pci};
 use crate::config::DiskConfig;
 use crate::error::Error;
 
@@ -60,8 +60,8 @@ impl Disks {
     /// Adds a node for an image, of a format that is said, or for a bare file.
     ///
     /// # Errors
-    /// [`Error::TakenId`], [`Error::NodeInUse`] for a file's node that has a user, [`Error::Disk`],
-    /// [`Error::File`].
+    /// [`Error::TakenId`], [`Error::NodeInUse`] for a file's node that has a user, [`Error::File`], and
+    /// those of a disk's files as in [`Disks::add`].
     pub fn add_node(
         &self,
         name: &str,
@@ -75,7 +75,7 @@ impl Disks {
             self.check_unused(file)?;
         }
         let disk = match config.format {
-            Some(format) => Some(disk::open(&config, format)?),
+            Some(format) => Some(self.open(&config, format)?),
             None => {
                 let mut options = OpenOptions::new();
                 options.read(true).write(!config.readonly);
@@ -118,7 +118,7 @@ impl Disks {
         let node = self.node(name)?;
         let disk = match node.disk {
             Some(disk) => disk,
-            None => disk::open(config, Format::Raw)?,
+            None => self.open(config, Format::Raw)?,
         };
         self.add_open(config, disk, Some(name.to_owned()), pci)
     }

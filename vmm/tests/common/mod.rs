@@ -10,6 +10,7 @@
 )]
 
 mod elf;
+mod machine;
 mod payload;
 mod pty;
 mod qmp;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+pub use machine::{Machine, piped, start};
 pub use payload::Payload;
 pub use pty::Pty;
 pub use qmp::Qmp;

@@ -1,5 +1,7 @@
 //! A disk: the top node of a chain, and the files below it.
 
+#[cfg(feature = "luks")]
+mod luks;
 mod open;
 mod plan;
 
@@ -14,6 +16,8 @@ use crate::error::Error;
 use crate::host_file::HostFile;
 use crate::options::{Cache, DiskOptions};
 
+#[cfg(feature = "luks")]
+pub use luks::LuksKey;
 pub(crate) use plan::{Place, Plan, Run};
 
 /// Bytes of a sector: the unit of virtio-blk, whatever the disk's blocks are.
@@ -27,6 +31,8 @@ struct Link {
     file: Option<u16>,
     /// The engine may write data of this image in place.
     direct_writes: bool,
+    /// No file has this image's data as plain text.
+    encrypted: bool,
 }
 
 /// An open disk.
@@ -61,7 +67,8 @@ impl Disk {
     /// # Errors
     /// [`Error::Open`], [`Error::Locked`], [`Error::NotQcow2`], [`Error::Image`];
     /// [`Error::BackingNotAllowed`], [`Error::BackingMissing`], [`Error::BackingFormat`],
-    /// [`Error::Depth`] for what stands below; [`Error::ProbeWithBacking`].
+    /// [`Error::Depth`] for what stands below; [`Error::ProbeWithBacking`]; [`Error::KeyNeeded`] for
+    /// an encrypted file.
     pub fn open(options: &DiskOptions) -> Result<Self, Error> {
         open::open(options, None)
     }
@@ -70,7 +77,7 @@ impl Disk {
     /// for their data are served by threads, not by the ring alone.
     ///
     /// # Errors
-    /// As [`Disk::open`]; [`Error::Image`] for a file without a key that fits.
+    /// As [`Disk::open`]; [`Error::Image`] for a file whose key does not fit.
     pub fn open_with_keys(options: &DiskOptions, keys: Keys) -> Result<Self, Error> {
         open::open(options, Some(keys))
     }
@@ -87,7 +94,7 @@ impl Disk {
         while let Some(node) = next {
             next = node.backing();
             let file = HostFile::new(Arc::clone(data_of(&node)), Path::new(name), None);
-            links.push(Link::new(node, Arc::new(file), &mut files));
+            links.push(Link::new(node, Arc::new(file), &mut files, false));
         }
         Self::from_links(links, files, name.to_owned(), read_only, Cache::Writeback)
     }
@@ -152,6 +159,11 @@ impl Disk {
     pub fn cache_memory(&self) -> u64 {
         let images = self.links.iter().filter_map(|link| link.node.as_qcow2());
         images.map(strata_qcow2::Image::cache_memory).sum()
+    }
+
+    /// Whether a file of the chain is encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        self.links.iter().any(|link| link.encrypted)
     }
 
     /// Changes the size in bytes; a multiple of 512. A device that shows the disk must be told.
@@ -236,12 +248,18 @@ fn data_of(node: &Node) -> &Arc<dyn Storage> {
 }
 
 impl Link {
-    /// `data` is the storage that the node's data lies in, and comes to lie in `files`.
-    fn new(node: Arc<Node>, data: Arc<HostFile>, files: &mut Vec<Arc<HostFile>>) -> Self {
+    /// `data` is the storage that the node's data lies in, and comes to lie in `files`; `volume` says
+    /// that it is the payload of a LUKS file.
+    fn new(
+        node: Arc<Node>,
+        data: Arc<HostFile>,
+        files: &mut Vec<Arc<HostFile>>,
+        volume: bool,
+    ) -> Self {
         let alignment = data.alignment() as u64;
         let image = node.as_qcow2();
-        let plain = image.is_none_or(|image| !image.is_encrypted());
-        let file = (plain && data.as_fd().is_some()).then_some(files.len() as u16);
+        let encrypted = volume || image.is_some_and(|image| image.is_encrypted());
+        let file = (!encrypted && data.as_fd().is_some()).then_some(files.len() as u16);
         // An allocating write that O_DIRECT would refuse is widened to aligned blocks by the
         // storage, which reads and rewrites what lies beside it. That must be no data which an
         // engine writes at the same time without the storage knowing.
@@ -254,6 +272,7 @@ impl Link {
             node,
             file,
             direct_writes,
+            encrypted,
         }
     }
 }

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use strata_qcow2::chain::{self, FileFormat, Keys, MAX_DEPTH};
 use strata_qcow2::storage::{FileOptions, FileStorage};
-use strata_qcow2::{Backing, Error as ImageError, Header, Image, Node, OpenOptions, RawDisk};
+use strata_qcow2::{
+    Backing, Error as ImageError, Header, Image, Node, OpenOptions, RawDisk, Unlock,
+};
 
 use super::{Disk, Link};
 use crate::error::Error;
@@ -74,29 +76,33 @@ fn assemble(
     options: &DiskOptions,
     keys: Option<&Keys>,
 ) -> Result<Disk, Error> {
-    let mut nodes: Vec<(Arc<Node>, Arc<HostFile>)> = Vec::new();
+    let mut nodes: Vec<(Arc<Node>, Arc<HostFile>, bool)> = Vec::new();
     while let Some(part) = parts.pop() {
         let writable = parts.is_empty() && !options.read_only;
-        let below = nodes.last().map(|(node, _)| Arc::clone(node));
+        let below = nodes.last().map(|(node, ..)| Arc::clone(node));
         let data = part.data.as_ref().unwrap_or(&part.file);
         let mut data = Arc::clone(data);
         let (path, volume) = (part.path.clone(), part.format == FileFormat::Luks);
-        let refused = |source| Error::Image {
-            path: path.clone(),
-            source,
-        };
-        let node = node(part, below, writable, keys).map_err(refused)?;
+        let key = keys.and_then(|keys| keys(&path));
+        let locked = key.is_none();
+        let node = node(part, below, writable, key).map_err(|source| match source {
+            ImageError::Encryption(_) if locked => Error::KeyNeeded { path: path.clone() },
+            source => Error::Image {
+                path: path.clone(),
+                source,
+            },
+        })?;
         if let (Node::Raw(disk), true) = (&node, volume) {
             // No engine may read the ciphertext in the file as if it were the disk's data.
             data = Arc::new(HostFile::new(Arc::clone(disk.storage()), &path, None));
         }
-        nodes.push((Arc::new(node), data));
+        nodes.push((Arc::new(node), data, volume));
     }
     let mut files = Vec::new();
     let links = nodes
         .into_iter()
         .rev()
-        .map(|(node, data)| Link::new(node, data, &mut files))
+        .map(|(node, data, volume)| Link::new(node, data, &mut files, volume))
         .collect();
     let name = options.path.display().to_string();
     Disk::from_links(links, files, name, options.read_only, options.cache)
@@ -106,9 +112,8 @@ fn node(
     part: Part,
     below: Option<Arc<Node>>,
     writable: bool,
-    keys: Option<&Keys>,
+    key: Option<Arc<dyn Unlock>>,
 ) -> Result<Node, ImageError> {
-    let key = keys.and_then(|keys| keys(&part.path));
     match part.format {
         FileFormat::Raw => return RawDisk::new(part.file).map(Node::Raw),
         FileFormat::Luks => return chain::open_volume(part.file, key).map(Node::Raw),
@@ -189,6 +194,7 @@ impl Opener<'_> {
         match self.options.format {
             Format::Raw => Ok(FileFormat::Raw),
             Format::Qcow2 => Ok(FileFormat::Qcow2),
+            Format::Luks => Ok(FileFormat::Luks),
             Format::Probe => {
                 let found = FileFormat::probe(file).map_err(|source| Error::Image {
                     path: path.to_path_buf(),

@@ -171,6 +171,7 @@ impl Disk {
             node,
             file: Some(file),
             direct_writes: true,
+            ..
         }) = self.links.first()
         else {
             return Ok(false);

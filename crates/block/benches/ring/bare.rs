@@ -4,11 +4,11 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, opcode, types};
 
-use crate::{LENGTH, Offsets, Runner};
+use crate::{LENGTH, Offsets, Runner, cpu};
 
 pub(crate) struct Bare {
     ring: IoUring,
@@ -84,5 +84,9 @@ impl Runner for Bare {
             }
         }
         done
+    }
+
+    fn cpu(&self) -> Duration {
+        cpu::process()
     }
 }

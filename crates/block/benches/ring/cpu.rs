@@ -1,5 +1,6 @@
-//! CPU time.
+//! CPU time, and what else takes a system call.
 
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 fn clock(id: libc::clockid_t) -> Duration {
@@ -21,6 +22,26 @@ pub(crate) fn process() -> Duration {
 /// Of this thread.
 pub(crate) fn thread() -> Duration {
     clock(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// Of another process.
+pub(crate) fn of_process(pid: u32) -> Duration {
+    let mut id = 0;
+    // SAFETY: the number is ours.
+    let result = unsafe { libc::clock_getcpuclockid(pid as libc::pid_t, &raw mut id) };
+    assert_eq!(result, 0);
+    clock(id)
+}
+
+/// Waits until a descriptor is readable; false if it is not in time.
+pub(crate) fn wait_readable(fd: RawFd, time: Duration) -> bool {
+    let mut poll = libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: the structure is ours.
+    unsafe { libc::poll(&raw mut poll, 1, time.as_millis() as libc::c_int) == 1 }
 }
 
 /// The machine's load averages.

@@ -4,11 +4,14 @@
 //! `cargo bench -p strata-block --bench ring [-- [DIRECTORY | read | write | DEPTH | direct |
 //! writeback | idle]...]`, where each word limits what is measured. CPU time is the process's (the
 //! kernel's helper threads among it) less that of the thread which plays the driver. Every number
-//! is the median of the rounds; the load of the machine is printed beside.
+//! is the median of the rounds; the load of the machine is printed beside. Where qemu-storage-daemon
+//! (Debian's qemu-system-common) is installed, the same driver does the same requests to its
+//! vhost-user-blk export.
 #![allow(clippy::unwrap_used, clippy::expect_used, unsafe_code)]
 
 mod bare;
 mod cpu;
+mod daemon;
 mod guest;
 
 use std::path::{Path, PathBuf};
@@ -52,19 +55,17 @@ impl Offsets {
 pub(crate) trait Runner {
     fn run(&mut self, until: Instant) -> u64;
 
-    /// CPU time that is not the runner's but the driver's in front of it.
-    fn foreign(&self) -> Duration {
-        Duration::ZERO
-    }
+    /// CPU time of who serves the requests.
+    fn cpu(&self) -> Duration;
 }
 
 fn round(runner: &mut dyn Runner) -> Sample {
-    let (start, cpu, foreign) = (Instant::now(), cpu::process(), runner.foreign());
+    let (start, cpu) = (Instant::now(), runner.cpu());
     let requests = runner.run(start + ROUND);
     Sample {
         requests,
         wall: start.elapsed(),
-        cpu: (cpu::process() - cpu).saturating_sub(runner.foreign() - foreign),
+        cpu: runner.cpu().saturating_sub(cpu),
     }
 }
 
@@ -117,13 +118,28 @@ fn open(path: &Path, format: Format, cache: Cache) -> Disk {
 fn measure(directory: &Path, cache: Cache, write: bool, depth: u16) {
     let (raw_path, image) = (directory.join("raw"), directory.join("qcow2"));
     let mut bare = bare::Bare::new(&raw_path, cache == Cache::Direct, write, depth);
-    let mut raw = guest::Guest::new(open(&raw_path, Format::Raw, cache), write, depth);
-    let mut image = guest::Guest::new(open(&image, Format::Qcow2, cache), write, depth);
-    let mut runners: [(&str, &mut dyn Runner, Vec<Sample>); 3] = [
+    let device = |path: &Path, format| {
+        guest::Guest::new(guest::device(open(path, format, cache)), write, depth)
+    };
+    let mut raw = device(&raw_path, Format::Raw);
+    let mut image = device(&image, Format::Qcow2);
+    // It locks nothing: its image is a copy, which nobody else writes.
+    let copy = directory.join("qemu");
+    let daemon = |path: &Path, format| {
+        let daemon = daemon::Daemon::start(path, format, cache)?;
+        Some(guest::Guest::new(daemon, write, depth))
+    };
+    let mut qemu_raw = daemon(&raw_path, Format::Raw);
+    let mut qemu_image = daemon(&copy, Format::Qcow2);
+    let mut runners: Vec<(&str, &mut dyn Runner, Vec<Sample>)> = vec![
         ("bare io_uring", &mut bare, Vec::new()),
         ("raw device", &mut raw, Vec::new()),
         ("qcow2 device", &mut image, Vec::new()),
     ];
+    if let (Some(raw), Some(image)) = (&mut qemu_raw, &mut qemu_image) {
+        runners.push(("qemu's raw", raw, Vec::new()));
+        runners.push(("qemu's qcow2", image, Vec::new()));
+    }
     for number in 0..=ROUNDS {
         for (_, runner, samples) in &mut runners {
             let sample = round(*runner);
@@ -170,7 +186,7 @@ fn idle(directory: &Path) {
                 read_only: true,
                 ..DiskOptions::new(&path, format)
             });
-            guest::Guest::new(disk.unwrap(), false, 1)
+            guest::Guest::new(guest::device(disk.unwrap()), false, 1)
         };
         let _first = start();
         let before = cpu::memory();
@@ -197,10 +213,18 @@ fn main() {
         directories = vec![env!("CARGO_TARGET_TMPDIR").into(), "/dev/shm".into()];
     }
     let caches = [("direct", Cache::Direct), ("writeback", Cache::Writeback)];
+    if std::process::Command::new("qemu-storage-daemon")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
+        println!("no qemu-storage-daemon: it is left out");
+    }
     for directory in directories {
         let scratch = tempfile::tempdir_in(&directory).unwrap();
         raw(&scratch.path().join("raw"));
         qcow2(&scratch.path().join("qcow2"));
+        std::fs::copy(scratch.path().join("qcow2"), scratch.path().join("qemu")).unwrap();
         idle(scratch.path());
         if words.iter().any(|word| word == "idle") {
             continue;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use strata_tests::{Config, Disks, Guest, Level1};
+use serde_json::json;
+use strata_tests::{Config, Disks, Guest, Level1, Qmp};
 
 /// A bridge with the host's address 10.0.0.1, for frames of 9000 bytes.
 const BRIDGE: &str = "modprobe bridge;ip link add br0 type bridge;ip link set br0 mtu 9000 up;\
@@ -22,10 +23,35 @@ fn level1() -> Level1 {
 
 /// Boots a guest on the bridge, with the address 10.0.0.`number`.
 fn boot(level1: &Level1, number: u8) -> Guest<'_> {
-    let net = format!("bridge=br0,mac=52:54:00:00:00:{number:02x}");
-    let mut guest = level1.boot(&["--net", &net, "--memory", "448M"]).login();
+    boot_with(level1, number, "")
+}
+
+/// As [`boot`], with more options of its card.
+fn boot_with<'a>(level1: &'a Level1, number: u8, more: &str) -> Guest<'a> {
+    let net = format!("bridge=br0,mac=52:54:00:00:00:{number:02x}{more}");
+    let args = ["--net", &net, "--memory", "448M", "--qmp"];
+    let socket = format!("/tmp/qmp{number}");
+    let mut guest = level1.boot(&[&args[..], &[&socket]].concat()).login();
     address(&mut guest, number);
     guest
+}
+
+/// The control socket of the guest with this number.
+fn control(level1: &Level1, number: u8) -> Qmp {
+    let pipe = std::fs::read(env!("CARGO_BIN_EXE_unix-pipe"));
+    let pipe = pipe.unwrap_or_else(|error| panic!("unix-pipe: {error}"));
+    Qmp::connect(level1, &format!("/tmp/qmp{number}"), &pipe)
+}
+
+/// How many of two pings of the host arrive, in percent.
+fn arriving(guest: &mut Guest<'_>) -> u64 {
+    let lost = "ping -q -c 2 -W 5 10.0.0.1|sed -n 's/.* \\([0-9]*\\)% packet loss/\\1/p'";
+    100 - guest.number(lost)
+}
+
+/// How many queue pairs level 1's kernel serves.
+fn served_by_kernel(level1: &Level1) -> u64 {
+    level1.number("ps|grep -c '[[]vhost-' || true")
 }
 
 fn address(guest: &mut Guest<'_>, number: u8) {
@@ -104,10 +130,9 @@ fn send_all<'a>(one: &mut Guest<'a>, two: &mut Guest<'a>) {
 }
 
 /// Two guests send each other all, once each has done `before`, which gets its number.
-fn two_send_all(before: impl Fn(&mut Guest<'_>, u8)) {
-    let level1 = level1();
-    let mut one = boot(&level1, 2);
-    let mut two = boot(&level1, 3);
+fn two_send_all(level1: &Level1, more: &str, before: impl Fn(&mut Guest<'_>, u8)) {
+    let mut one = boot_with(level1, 2, more);
+    let mut two = boot_with(level1, 3, more);
     before(&mut one, 2);
     before(&mut two, 3);
     send_all(&mut one, &mut two);
@@ -118,16 +143,106 @@ fn two_send_all(before: impl Fn(&mut Guest<'_>, u8)) {
 
 #[test]
 fn what_a_guest_sends_arrives_as_it_is() {
-    two_send_all(|_, _| {});
+    two_send_all(&level1(), "", |_, _| {});
 }
 
 #[test]
 fn what_a_guest_sends_arrives_as_it_is_without_offloads() {
-    two_send_all(|guest, number| {
+    two_send_all(&level1(), "", |guest, number| {
         // The driver computes checksums and cuts segments by itself.
         guest.ask("rmmod virtio_net && insmod /modules/*-virtio_net.ko csum=0 gso=0");
         address(guest, number);
     });
+}
+
+#[test]
+fn what_a_guest_sends_arrives_as_it_is_by_vhost() {
+    let level1 = level1();
+    level1.sh("modprobe vhost_net");
+    two_send_all(&level1, ",vhost=on", |_, number| {
+        assert_eq!(served_by_kernel(&level1), u64::from(number) - 1);
+    });
+}
+
+#[test]
+fn vhost_comes_and_goes_with_driver_link_pause_and_card() {
+    let level1 = level1();
+    level1.sh("modprobe vhost_net");
+    let mut guest = boot_with(&level1, 2, ",vhost=on,queues=2,id=n");
+    let mut qmp = control(&level1, 2);
+    for _ in 0..5 {
+        assert_eq!((arriving(&mut guest), served_by_kernel(&level1)), (100, 2));
+        guest.ask("rmmod virtio_net");
+        assert_eq!(served_by_kernel(&level1), 0);
+        guest.ask("insmod /modules/*-virtio_net.ko");
+        address(&mut guest, 2);
+    }
+    for _ in 0..5 {
+        qmp.run("stop", json!({}));
+        qmp.run("cont", json!({}));
+        assert_eq!((arriving(&mut guest), served_by_kernel(&level1)), (100, 2));
+    }
+    // Under load, the kernel's hands and strata's take turns.
+    guest.ask("ping -q -A -s 1400 10.0.0.1 >/dev/null 2>&1 & true");
+    let flood = level1.spawn(&["ping", "-q", "-A", "10.0.0.2"], None);
+    for _ in 0..20 {
+        for up in [false, true] {
+            qmp.run("set_link", json!({ "name": "n", "up": up }));
+        }
+    }
+    guest.ask("ip link set eth0 down");
+    guest.ask("ip link set eth0 up");
+    assert_eq!((arriving(&mut guest), served_by_kernel(&level1)), (100, 2));
+    // It goes from under the load.
+    qmp.run("device_del", json!({ "id": "n" }));
+    assert_eq!(qmp.wait_for("DEVICE_DELETED")["device"], "n");
+    assert_eq!(served_by_kernel(&level1), 0);
+    assert_eq!(level1.sh("ls /sys/class/net/br0/brif|wc -l"), "0");
+    guest.ask("killall ping");
+    drop(flood);
+    assert_eq!(guest.complaints(), "");
+    guest.power_off();
+}
+
+#[test]
+fn without_vhost_a_card_that_must_have_it_is_refused_and_others_do_without() {
+    let level1 = level1();
+    let args = ["strata", "run", "--kernel", "/lab/6.1/vmlinux", "--net"];
+    let refused = level1.run(&[&args[..], &["bridge=br0,vhost=on"]].concat());
+    assert_ne!(refused.code, 0);
+    let said = refused.stderr_text();
+    assert!(said.contains("modprobe vhost_net"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let mut guest = boot_with(&level1, 2, ",vhost=auto");
+    assert_eq!((arriving(&mut guest), served_by_kernel(&level1)), (100, 0));
+    guest.power_off();
+}
+
+#[test]
+fn a_link_goes_down_and_up() {
+    let level1 = level1();
+    level1.sh("modprobe vhost_net");
+    for vhost in ["off", "on"] {
+        let mut guest = boot_with(&level1, 2, &format!(",id=n,vhost={vhost}"));
+        let mut qmp = control(&level1, 2);
+        for _ in 0..3 {
+            for (up, carrier, arrive) in [(true, 1, 100), (false, 0, 0)] {
+                qmp.run("set_link", json!({ "name": "n", "up": up }));
+                guest.ask(&format!(
+                    "until [ $(cat /sys/class/net/eth0/carrier) = {carrier} ]; do usleep 10000; done"
+                ));
+                assert_eq!(arriving(&mut guest), arrive, "vhost {vhost}, up {up}");
+            }
+            // Whatever the driver believes of the link, nothing comes through.
+            let lost = "ping -q -c 2 -W 2 10.0.0.2|grep -o '100% packet loss'";
+            assert_eq!(level1.sh(lost), "100% packet loss", "vhost {vhost}");
+        }
+        qmp.run("set_link", json!({ "name": "n", "up": true }));
+        guest.ask("until [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do usleep 10000; done");
+        assert_eq!(arriving(&mut guest), 100, "vhost {vhost}");
+        assert_eq!(guest.complaints(), "");
+        guest.power_off();
+    }
 }
 
 #[test]
@@ -234,13 +349,23 @@ fn two_queue_pairs_serve_two_cpus() {
 
 #[test]
 fn iperf3_runs_between_guests_that_boot_from_disks() {
+    iperf3("off");
+}
+
+#[test]
+fn iperf3_runs_by_vhost() {
+    iperf3("on");
+}
+
+fn iperf3(vhost: &str) {
     let level1 = level1();
+    level1.sh("modprobe vhost_net");
     let disks = Disks::new(&level1);
     let mut guests = Vec::new();
     for number in [2, 3] {
         let name = format!("{number}.qcow2");
         disks.overlay(&name, "base.raw", "raw");
-        let net = format!("bridge=br0,mac=52:54:00:00:00:{number:02x}");
+        let net = format!("bridge=br0,mac=52:54:00:00:00:{number:02x},vhost={vhost}");
         let more = ["--net", &net, "--memory", "256M"];
         let mut guest = disks
             .boot_with(&name, "qcow2", ",backing=on", &more)

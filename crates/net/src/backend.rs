@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use strata_virtio::IoVec;
+use strata_virtio::{IoVec, Queue};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::Offloads;
 use crate::sys::ReceiveList;
@@ -60,10 +61,36 @@ pub trait Uplink: Send + Sync {
     fn set_pairs(&self, pairs: u16) -> io::Result<()>;
 }
 
+/// Who can serve the rings of one queue pair without this crate, once they are handed over: the
+/// host's kernel, [vhost-net](Backend::add_vhost_net).
+///
+/// Frames then pass between the driver's rings and the endpoint's descriptor, kicks and interrupts by
+/// the eventfds of the queues. Nobody marks the pages that are written.
+pub trait Vhost: Send {
+    /// Serves the receive and the send queue, in this order, from where they are. `features` are all
+    /// that were negotiated. The queues' memory stays mapped until [`stop`](Self::stop).
+    ///
+    /// # Errors
+    /// What the host answered. Nothing is served then, nor held.
+    fn start(&mut self, endpoint: RawFd, features: u64, queues: [&Queue; 2]) -> io::Result<()>;
+
+    /// Ends it, with nothing in flight, and returns the index of the next available chain of each
+    /// queue. Called only after [`start`](Self::start).
+    ///
+    /// # Errors
+    /// What the host answered. How far the queues were served is not known then.
+    fn stop(&mut self) -> io::Result<[u16; 2]>;
+
+    /// Readable when it can make no sense of a ring, and serves it no more.
+    fn error_fd(&self) -> &EventFd;
+}
+
 /// The host's end of a network card: one endpoint for each queue pair.
 pub struct Backend {
     /// The endpoints, at least one.
     pub endpoints: Vec<Box<dyn Endpoint>>,
     /// What they have in common.
     pub uplink: Arc<dyn Uplink>,
+    /// Who serves the rings in the card's stead: one for each endpoint, or none at all.
+    pub vhost: Vec<Box<dyn Vhost>>,
 }

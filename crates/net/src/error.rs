@@ -83,6 +83,30 @@ pub enum Error {
         /// What the host answered.
         source: io::Error,
     },
+    /// The host's kernel has no vhost-net, or its device node is missing.
+    #[error(
+        "this host offers no vhost-net (/dev/vhost-net: {source}); load it by `modprobe vhost_net`, \
+         or leave vhost=on out"
+    )]
+    NoVhost {
+        /// What opening the device answered.
+        source: io::Error,
+    },
+    /// This user may not use vhost-net.
+    #[error(
+        "no right to use vhost-net: run as root or in the group that /dev/vhost-net belongs to, or \
+         leave vhost=on out"
+    )]
+    VhostDenied,
+    /// The host refused something about vhost-net.
+    #[error("can not set up vhost-net: {source}")]
+    Vhost {
+        /// What the host answered.
+        source: io::Error,
+    },
+    /// A rate limit on a card whose frames the kernel moves.
+    #[error("vhost-net knows no rate limits; leave the limits out, or vhost=on")]
+    VhostLimited,
     /// A text that is no forwarded port.
     #[error("'{text}' is no forwarded port: {reason}; write one as tcp::2222-:22")]
     InvalidForward {
@@ -324,7 +348,7 @@ impl Error {
     #[must_use]
     pub fn is_failure(&self) -> bool {
         match self {
-            Self::Tap { .. } | Self::Passt { .. } => true,
+            Self::Tap { .. } | Self::Passt { .. } | Self::Vhost { .. } => true,
             #[cfg(feature = "bridge")]
             Self::CutOff { .. }
             | Self::RollBack { .. }

@@ -40,8 +40,9 @@ mod sys;
 mod tap;
 #[cfg(feature = "test-utils")]
 pub mod test_utils;
+mod vhost;
 
-pub use backend::{Backend, Endpoint, Uplink};
+pub use backend::{Backend, Endpoint, Uplink, Vhost};
 pub use device::{Card, CardConfig, Link, Statistics, features};
 pub use error::Error;
 pub use limit::RateLimit;

@@ -27,6 +27,7 @@ pub fn stream_backend(socket: UnixStream) -> io::Result<Backend> {
     Ok(Backend {
         endpoints: vec![Box::new(StreamEndpoint::new(socket))],
         uplink: Arc::new(StreamUplink),
+        vhost: Vec::new(),
     })
 }
 

@@ -200,6 +200,7 @@ impl Tap {
                 queues,
                 attached: Mutex::new(attached),
             }),
+            vhost: Vec::new(),
         }
     }
 }

@@ -119,6 +119,23 @@ impl<'a> Context<'a> {
         self.watcher.modify(Events::with_data(file, token, events))
     }
 
+    /// Whether kicks of `self.queues[queue]` call [`Worker::kicked`]: no longer while somebody else
+    /// (vhost) has the queue's [`kick_fd`](Queue::kick_fd), and again afterwards. To be called
+    /// where it changes.
+    ///
+    /// # Errors
+    /// [`Error::Events`] if it is so already.
+    pub fn watch_kicks(&mut self, queue: usize, watch: bool) -> Result<(), Error> {
+        let Some(its) = self.queues.get(queue) else {
+            return Ok(());
+        };
+        if watch {
+            self.watcher.add(kicks(its, queue))
+        } else {
+            self.watcher.remove(Events::empty(its.kick_fd()))
+        }
+    }
+
     /// No longer watches `file`. To be called before it is closed.
     ///
     /// # Errors
@@ -157,6 +174,14 @@ impl Watcher for EventOps<'_> {
 const OWN: u32 = 1 << 31;
 /// The token of the command's eventfd.
 const COMMAND: u32 = u32::MAX;
+
+/// The kicks of the queue at `position`.
+fn kicks(queue: &Queue, position: usize) -> Events {
+    // A device has at most 1024 queues. Edge triggered, so that nobody has to read it: one system
+    // call less for a kick.
+    let set = EventSet::IN | EventSet::EDGE_TRIGGERED;
+    Events::with_data(queue.kick_fd(), OWN | position as u32, set)
+}
 
 /// What a worker does when its thread has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,12 +269,8 @@ impl Looped {
 
     fn watch_own(&self, ops: &mut EventOps<'_>) -> Result<(), Error> {
         Watcher::add(ops, Events::with_data(&*self.wake, COMMAND, EventSet::IN))?;
-        // Edge triggered, so that nobody has to read it: one system call less for a kick.
-        let set = EventSet::IN | EventSet::EDGE_TRIGGERED;
-        for (queue, position) in self.queues.iter().zip(0..) {
-            Watcher::add(ops, Events::with_data(queue.kick_fd(), OWN | position, set))?;
-        }
-        Ok(())
+        let mut queues = self.queues.iter().enumerate();
+        queues.try_for_each(|(position, queue)| Watcher::add(ops, kicks(queue, position)))
     }
 
     fn commanded(&mut self, ops: &mut EventOps<'_>) {

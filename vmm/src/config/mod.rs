@@ -26,7 +26,7 @@ pub use balloon::BalloonConfig;
 pub use cloud_init::CloudInitConfig;
 pub use disk::{DiskConfig, EncryptConfig};
 pub use memory::{HugePages, MemoryConfig};
-pub use net::NetConfig;
+pub use net::{NetConfig, Vhost};
 pub(crate) use options::Options;
 pub use qmp::QmpConfig;
 pub use secret::SecretConfig;
@@ -124,7 +124,7 @@ pub struct PartialConfig {
     pub secret: Vec<SecretConfig>,
     /// A network card: bridge=NAME (a tap of its own on that bridge), tap=NAME, fd=N, or user
     /// (by passt, without privileges; hostfwd=tcp::2222-:22 leads a port of the host to it);
-    /// and mac=ADDR, mtu=N, queues=N, id=NAME
+    /// and mac=ADDR, mtu=N, queues=N, id=NAME, vhost=on, auto (where the host offers it) or off
     #[arg(long, value_name = "HOW[,...]")]
     #[serde(default, deserialize_with = "options::deserialize_list")]
     pub net: Vec<NetConfig>,

@@ -23,6 +23,37 @@ impl FromText for InterfaceName {
     }
 }
 
+/// Whether the host's kernel moves a card's frames by itself (vhost-net).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Vhost {
+    /// It does, or there is no card.
+    On,
+    /// It does not.
+    #[default]
+    Off,
+    /// It does where the host offers it.
+    Auto,
+}
+
+impl FromText for Vhost {
+    const EXPECTED: &'static str = "on, off or auto";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            _ => match bool::from_text(text) {
+                Ok(true) => Ok(Self::On),
+                Ok(false) => Ok(Self::Off),
+                Err(_) => Err(format!(
+                    "{} should stand there, not \"{text}\"",
+                    Self::EXPECTED
+                )),
+            },
+        }
+    }
+}
+
 /// A network card.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -75,6 +106,9 @@ pub struct NetConfig {
         skip_serializing_if = "Option::is_none"
     )]
     pub queues: Option<u16>,
+    /// Whether the host's kernel moves its frames by itself.
+    #[serde(deserialize_with = "options::value")]
+    pub vhost: Vhost,
 }
 
 impl Options for NetConfig {
@@ -100,6 +134,9 @@ impl Options for NetConfig {
             return Err(
                 "hostfwd goes with user; a bridge's guests have ports of their own".to_owned(),
             );
+        }
+        if self.vhost == Vhost::On && self.user {
+            return Err("vhost goes with a tap; leave vhost=on out, or name a bridge".to_owned());
         }
         if self
             .queues
@@ -137,6 +174,8 @@ mod tests {
             "bridge=br0",
             "bridge=br0,tap=web,mac=52:54:00:12:34:56,mtu=9000,queues=2,id=lan",
             "tap=tap0",
+            "tap=tap0,vhost",
+            "tap=tap0,vhost=auto",
             "fd=7",
             "user",
             "user,hostfwd=tcp::2222-:22,hostfwd=udp:127.0.0.1:53-:53",
@@ -162,6 +201,8 @@ mod tests {
             ("bridge=a-name-that-is-too-long", "15"),
             ("user,hostfwd=2222", "2222"),
             ("tap=a,queues=0", "1 to 64"),
+            ("tap=a,vhost=maybe", "on, off or auto"),
+            ("user,vhost=on", "goes with a tap"),
             ("tap=a,mtu=67", "68"),
             ("fd=x", "number"),
         ] {

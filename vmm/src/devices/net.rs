@@ -8,7 +8,7 @@ use strata_net::{
 };
 
 use super::Pci;
-use crate::config::NetConfig;
+use crate::config::{NetConfig, Vhost};
 use crate::error::Error;
 use crate::sys;
 
@@ -109,7 +109,7 @@ fn connect(config: &NetConfig, mac: MacAddr) -> Result<(Backend, u16), Error> {
     if let Some(fd) = config.fd {
         let fd = sys::inherited(fd).map_err(|source| Error::InheritedFd { fd, source })?;
         let fds: Vec<OwnedFd> = vec![fd];
-        return Ok((Tap::from_fds(fds)?.into_backend(), MTU));
+        return Ok((on_tap(Tap::from_fds(fds)?, config)?, MTU));
     }
     let tap = Tap::open(config.tap.as_ref(), config.queues.unwrap_or(1))?;
     let mtu = match &config.bridge {
@@ -120,5 +120,21 @@ fn connect(config: &NetConfig, mac: MacAddr) -> Result<(Backend, u16), Error> {
         }
         None => MTU,
     };
-    Ok((tap.into_backend(), mtu))
+    Ok((on_tap(tap, config)?, mtu))
+}
+
+/// A host end on `tap`, whose frames the kernel moves if it should and can.
+fn on_tap(tap: Tap, config: &NetConfig) -> Result<Backend, Error> {
+    let mut backend = tap.into_backend();
+    match config.vhost {
+        Vhost::Off => {}
+        Vhost::On => backend.add_vhost_net()?,
+        Vhost::Auto => {
+            if let Err(error) = backend.add_vhost_net() {
+                let id = config.id.as_deref().unwrap_or_default();
+                log::info!("{id} goes without vhost-net: {error}");
+            }
+        }
+    }
+    Ok(backend)
 }

@@ -4,6 +4,7 @@ mod config;
 mod control;
 pub mod features;
 mod flow;
+mod kernel;
 mod rx;
 mod tx;
 mod waiting;
@@ -14,10 +15,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use strata_virtio::{Activation, Assignment, ConfigInterrupt, Device, DeviceType, Error, Queue};
 
 use crate::limit::Limiter;
-use crate::{Backend, Endpoint, HEADER_LEN, MacAddr, RateLimit, Uplink};
+use crate::{Backend, Endpoint, HEADER_LEN, MacAddr, RateLimit, Uplink, Vhost};
 use config::Config;
 use control::Control;
 use flow::Flow;
+use kernel::{Kernel, Turns};
 use rx::Receiver;
 use tx::Sender;
 use worker::PairWorker;
@@ -71,6 +73,7 @@ struct Shared {
     uplink: Arc<dyn Uplink>,
     rx_limit: Option<Limiter>,
     tx_limit: Option<Limiter>,
+    turns: Turns,
 }
 
 impl Shared {
@@ -79,16 +82,22 @@ impl Shared {
     }
 }
 
-/// Where an endpoint waits for its worker, and comes back to after it.
+/// The host's end of one pair.
+struct HostEnd {
+    endpoint: Box<dyn Endpoint>,
+    vhost: Option<Box<dyn Vhost>>,
+}
+
+/// Where a host's end waits for its worker, and comes back to after it.
 #[derive(Default)]
-struct Slot(Mutex<Option<Box<dyn Endpoint>>>);
+struct Slot(Mutex<Option<HostEnd>>);
 
 impl Slot {
-    fn put(&self, endpoint: Option<Box<dyn Endpoint>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = endpoint;
+    fn put(&self, host: Option<HostEnd>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = host;
     }
 
-    fn take(&self) -> Option<Box<dyn Endpoint>> {
+    fn take(&self) -> Option<HostEnd> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -101,6 +110,7 @@ impl Link {
     /// Pulls the cable or plugs it in; the driver is told. While it is out, frames are dropped.
     pub fn set_up(&self, up: bool) {
         self.0.config.set_link(up);
+        self.0.turns.wake();
     }
 
     /// Whether it is plugged in.
@@ -114,7 +124,14 @@ impl Link {
         self.0.config.ask_to_announce();
     }
 
-    /// What has passed.
+    /// Whether vhost may serve the rings, where there is one: it may, until this is called. It
+    /// marks no page that it writes, so it may not while dirty pages are tracked. That it does no
+    /// more is sure after the device's next pause.
+    pub fn allow_vhost(&self, allowed: bool) {
+        self.0.turns.allow(allowed);
+    }
+
+    /// What has passed through this process: what vhost moves, the counters of its tap know.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
         let (rx, tx) = (self.0.rx.read(), self.0.tx.read());
@@ -142,8 +159,10 @@ impl Card {
     /// A card with `backend` as its host end.
     ///
     /// # Errors
-    /// [`Error::InvalidMtu`](crate::Error::InvalidMtu) below 68, and
-    /// [`Error::NoEndpoint`](crate::Error::NoEndpoint).
+    /// [`Error::InvalidMtu`](crate::Error::InvalidMtu) below 68,
+    /// [`Error::NoEndpoint`](crate::Error::NoEndpoint), and, with vhost,
+    /// [`Error::VhostLimited`](crate::Error::VhostLimited) and
+    /// [`Error::Vhost`](crate::Error::Vhost).
     pub fn new(config: CardConfig, backend: Backend) -> Result<Self, crate::Error> {
         if config.mtu < MIN_MTU {
             return Err(crate::Error::InvalidMtu { mtu: config.mtu });
@@ -160,9 +179,17 @@ impl Card {
         if pairs > 1 {
             features |= features::MQ;
         }
+        let limits = [config.rx_limit, config.tx_limit];
+        if !backend.vhost.is_empty() && limits != [RateLimit::default(); 2] {
+            return Err(crate::Error::VhostLimited);
+        }
+        let turns = Turns::new(backend.vhost.len());
+        let turns = turns.map_err(|source| crate::Error::Vhost { source })?;
+        let mut vhost = backend.vhost.into_iter();
         let slots = backend.endpoints.into_iter().map(|endpoint| {
             let slot = Slot::default();
-            slot.put(Some(endpoint));
+            let vhost = vhost.next();
+            slot.put(Some(HostEnd { endpoint, vhost }));
             Arc::new(slot)
         });
         Ok(Self {
@@ -177,6 +204,7 @@ impl Card {
                 uplink: backend.uplink,
                 rx_limit: Limiter::new(config.rx_limit),
                 tx_limit: Limiter::new(config.tx_limit),
+                turns,
             }),
         })
     }
@@ -190,6 +218,7 @@ impl Card {
     fn worker(
         &self,
         features: u64,
+        pair: usize,
         slot: &Arc<Slot>,
         control: Option<Control>,
     ) -> Result<PairWorker, Error> {
@@ -199,13 +228,17 @@ impl Card {
         } else {
             usize::from(self.shared.config.mtu()) + OVERHEAD
         };
-        let endpoint = slot.take().ok_or(Error::State("an endpoint is in use"))?;
+        let host = slot.take().ok_or(Error::State("an endpoint is in use"))?;
+        let turn = self.shared.turns.of_pair(pair);
+        let kernel = host.vhost.zip(turn);
+        let kernel = kernel.map(|(vhost, turn)| Kernel::new(vhost, turn, features));
         let shared = || Arc::clone(&self.shared);
         PairWorker::new(
             Receiver::new(shared(), mergeable, wanted),
             Sender::new(shared()),
             control,
-            endpoint,
+            host.endpoint,
+            kernel,
             Arc::clone(slot),
             shared(),
         )
@@ -285,7 +318,7 @@ impl Device for Card {
                 queues.push(queue);
                 control = Some(Control::new(Arc::clone(&self.shared), features));
             }
-            let worker = self.worker(features, slot, control)?;
+            let worker = self.worker(features, pair.into(), slot, control)?;
             assignments.push(Assignment {
                 queues,
                 worker: Box::new(worker),

@@ -9,20 +9,25 @@ use strata_virtio::{Context, Error, EventSet, Worker};
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::control::Control;
+use super::kernel::{Kernel, watch_endpoint};
 use super::rx::Receiver;
 use super::tx::Sender;
-use super::{Shared, Slot};
+use super::{HostEnd, Shared, Slot};
 use crate::Endpoint;
 
 /// Positions in the worker's queues.
-const RX: usize = 0;
-const TX: usize = 1;
+pub(super) const RX: usize = 0;
+pub(super) const TX: usize = 1;
 /// The control queue, which the first pair's worker serves.
 const CONTROL: usize = 2;
 
 /// Tokens of the files that are watched.
-const ENDPOINT: u32 = 0;
+pub(super) const ENDPOINT: u32 = 0;
 const TIMER: u32 = 1;
+/// Somebody else may have to serve the rings from now on.
+const TURN: u32 = 2;
+/// The kernel can make no sense of a ring.
+const CONFUSED: u32 = 3;
 
 /// Why a direction stopped.
 pub(super) enum Served {
@@ -40,15 +45,17 @@ pub(super) struct PairWorker {
     sender: Sender,
     control: Option<Control>,
     endpoint: Option<Box<dyn Endpoint>>,
-    /// Where the endpoint goes when the worker ends.
+    /// Where the host's end goes when the worker ends.
     slot: Arc<Slot>,
+    /// Where the rings can be served by the kernel.
+    kernel: Option<Kernel>,
     /// Only where a rate is limited.
     timer: Option<TimerFd>,
     shared: Arc<Shared>,
 }
 
 /// A descriptor, for those who want to know it as a number.
-struct Watched(RawFd);
+pub(super) struct Watched(pub(super) RawFd);
 
 impl AsRawFd for Watched {
     fn as_raw_fd(&self) -> RawFd {
@@ -62,6 +69,7 @@ impl PairWorker {
         sender: Sender,
         control: Option<Control>,
         endpoint: Box<dyn Endpoint>,
+        kernel: Option<Kernel>,
         slot: Arc<Slot>,
         shared: Arc<Shared>,
     ) -> Result<Self, Error> {
@@ -80,12 +88,34 @@ impl PairWorker {
             control,
             endpoint: Some(endpoint),
             slot,
+            kernel,
             timer,
             shared,
         })
     }
 
+    /// Lets those serve the rings who have to.
+    fn settle(&mut self, context: &mut Context<'_>) -> Result<(), Error> {
+        let may = self.shared.turns.is_allowed() && self.shared.config.is_link_up();
+        let (Some(kernel), Some(endpoint)) = (&mut self.kernel, &self.endpoint) else {
+            return Ok(());
+        };
+        if !kernel.should_change(may) {
+            Ok(())
+        } else if kernel.serves() {
+            kernel.take_back(endpoint.fd(), context)
+        } else {
+            if let Some(queue) = context.queues.get_mut(RX) {
+                self.receiver.drain(queue);
+            }
+            kernel.hand_over(endpoint.fd(), context)
+        }
+    }
+
     fn serve(&mut self, direction: usize, context: &mut Context<'_>) -> Result<(), Error> {
+        if self.kernel.as_ref().is_some_and(Kernel::serves) {
+            return Ok(());
+        }
         let Some((queue, endpoint)) = context
             .queues
             .get_mut(direction)
@@ -125,10 +155,11 @@ impl PairWorker {
 impl Worker for PairWorker {
     fn start(&mut self, context: &mut Context<'_>) -> Result<(), Error> {
         if let Some(endpoint) = &self.endpoint {
-            // Edge-triggered: frames that nobody has buffers for do not wake the thread again and
-            // again, and nothing has to be changed when buffers come and go.
-            let events = EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED;
-            context.watch(&Watched(endpoint.fd()), events, ENDPOINT)?;
+            watch_endpoint(endpoint.fd(), context)?;
+        }
+        if let Some(kernel) = &self.kernel {
+            context.watch(kernel.turn(), EventSet::IN, TURN)?;
+            context.watch(kernel.error_fd(), EventSet::IN, CONFUSED)?;
         }
         match &self.timer {
             Some(timer) => context.watch(timer, EventSet::IN, TIMER),
@@ -138,7 +169,11 @@ impl Worker for PairWorker {
 
     fn kicked(&mut self, queue: usize, context: &mut Context<'_>) -> Result<(), Error> {
         match (queue, &mut self.control) {
-            (RX | TX, _) => self.serve(queue, context),
+            (RX | TX, _) => {
+                // Not before the first kick, which comes when the machine runs.
+                self.settle(context)?;
+                self.serve(queue, context)
+            }
             (CONTROL, Some(control)) => match context.queues.get_mut(CONTROL) {
                 Some(queue) => control.serve(queue),
                 None => Ok(()),
@@ -153,6 +188,16 @@ impl Worker for PairWorker {
         events: EventSet,
         context: &mut Context<'_>,
     ) -> Result<(), Error> {
+        if let (TURN | CONFUSED, Some(kernel)) = (token, &mut self.kernel) {
+            if token == TURN {
+                let _ = kernel.turn().read();
+            } else {
+                kernel.refuse();
+            }
+            self.settle(context)?;
+            self.serve(RX, context)?;
+            return self.serve(TX, context);
+        }
         if token == TIMER
             && let Some(timer) = &mut self.timer
         {
@@ -177,6 +222,11 @@ impl Worker for PairWorker {
     }
 
     fn drain(&mut self, context: &mut Context<'_>) -> Result<(), Error> {
+        if let (Some(kernel), Some(endpoint)) = (&mut self.kernel, &self.endpoint)
+            && kernel.serves()
+        {
+            kernel.take_back(endpoint.fd(), context)?;
+        }
         if let Some(queue) = context.queues.get_mut(RX) {
             self.receiver.drain(queue);
         }
@@ -186,6 +236,11 @@ impl Worker for PairWorker {
 
 impl Drop for PairWorker {
     fn drop(&mut self) {
-        self.slot.put(self.endpoint.take());
+        let vhost = self.kernel.take().map(Kernel::into_vhost);
+        let host = self
+            .endpoint
+            .take()
+            .map(|endpoint| HostEnd { endpoint, vhost });
+        self.slot.put(host);
     }
 }

@@ -32,23 +32,32 @@ pub struct MockNic {
 impl MockNic {
     /// Starts `card` with those of `features` that it offers, and receive buffers of `rx_len` bytes.
     pub fn new(card: Card, features: u64, rx_len: u32) -> Self {
-        let mut driver = MockDriver::new(Box::new(card));
-        driver.start(features);
-        // At once: while no chain is in flight, the driver gives the same memory again.
-        let tx_at = driver.allocate(TX_SLOTS * TX_SLOT + RX_SLOTS * u64::from(rx_len) + COMMAND);
-        let rx_at = tx_at + TX_SLOTS * TX_SLOT;
         let mut nic = Self {
-            driver,
+            driver: MockDriver::new(Box::new(card)),
             rx_len,
-            rx_at,
-            tx_free: (0..TX_SLOTS).map(|slot| tx_at + slot * TX_SLOT).collect(),
+            rx_at: 0,
+            tx_free: Vec::new(),
             tx_busy: BTreeMap::new(),
         };
-        for slot in 0..RX_SLOTS {
-            nic.offer(nic.rx_at + slot * u64::from(rx_len));
-        }
-        nic.driver.kick(RX);
+        nic.restart(features);
         nic
+    }
+
+    /// Resets the card and starts it anew. What was in flight is forgotten.
+    pub fn restart(&mut self, features: u64) {
+        self.driver.start(features);
+        // At once: while no chain is in flight, the driver gives the same memory again.
+        let rx_bytes = RX_SLOTS * u64::from(self.rx_len);
+        let tx_at = self
+            .driver
+            .allocate(TX_SLOTS * TX_SLOT + rx_bytes + COMMAND);
+        self.rx_at = tx_at + TX_SLOTS * TX_SLOT;
+        self.tx_free = (0..TX_SLOTS).map(|slot| tx_at + slot * TX_SLOT).collect();
+        self.tx_busy.clear();
+        for slot in 0..RX_SLOTS {
+            self.offer(self.rx_at + slot * u64::from(self.rx_len));
+        }
+        self.driver.kick(RX);
     }
 
     /// The driver below.

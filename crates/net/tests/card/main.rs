@@ -9,3 +9,4 @@ mod frames;
 mod guest;
 mod stream;
 mod traffic;
+mod vhost;

@@ -1,6 +1,8 @@
 //! The system calls that no crate in use wraps: all of this crate's unsafe code.
 #![allow(unsafe_code)]
 
+pub(crate) mod vhost;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};

@@ -80,17 +80,11 @@ fn run(cli: &Cli) -> Result<(), String> {
 }
 
 fn strata(named: Option<&Path>) -> Result<PathBuf, String> {
-    let beside = || {
-        std::env::current_exe()
-            .ok()
-            .map(|exe| exe.with_file_name("strata"))
-    };
-    let path = named.map(Path::to_owned).or_else(beside);
-    path.filter(|path| path.is_file()).ok_or_else(|| {
-        "strata is not there: build it with `cargo build --release -p strata`, or name it by \
-         --strata PATH"
-            .to_owned()
-    })
+    match named {
+        None => programs::built("strata"),
+        Some(path) if path.is_file() => Ok(path.to_owned()),
+        Some(path) => Err(format!("{} is not there", path.display())),
+    }
 }
 
 fn kernels(named: &[String]) -> Result<Vec<&'static str>, String> {

@@ -1,8 +1,8 @@
 //! The programs that are measured, and how each is told to boot the same guest.
 
-use std::fs;
 use std::path::PathBuf;
 
+use programs::{QEMU_PROGRAM, STRATA, on_path, qemu, qemu_firmware, upload, words};
 use serde_json::json;
 use strata_lab::{ASSETS, CMDLINE, Format, Upload};
 
@@ -19,7 +19,7 @@ pub(crate) struct Setup {
 
 impl Setup {
     fn new(name: &'static str, format: Format, args: &str) -> Self {
-        let args = args.split_whitespace().map(str::to_owned).collect();
+        let args = words(args);
         Self { name, format, args }
     }
 }
@@ -41,15 +41,6 @@ struct Peer {
     files: Files,
 }
 
-const STRATA: &str =
-    "run --kernel {kernel} --initrd {initrd} --cmdline {cmdline} --cpus {cpus} --memory {memory}";
-
-/// The machine of QEMU that boots a Linux kernel soonest; without its clock, Linux would wait a
-/// second of emulated time for one.
-const QEMU: &str = "-L /firmware -M microvm,x-option-roms=off,rtc=on,pit=off,pic=off,pcie=off,acpi=on \
-    -accel kvm -cpu host -m {memory_mib} -smp {cpus} -nodefaults -no-user-config -display none \
-    -serial stdio -no-reboot -bios qboot.rom -kernel {kernel} -initrd {initrd} -append {cmdline}";
-
 const KVMTOOL: &str = "run --kernel {kernel} --initrd {initrd} --params {cmdline} --cpus {cpus} \
     --mem {memory_mib} --console serial --network mode=none";
 
@@ -64,14 +55,15 @@ const PEERS: [Peer; 3] = [
     },
     Peer {
         name: "qemu",
-        program: "qemu-system-x86_64",
+        program: QEMU_PROGRAM,
         setups: || {
+            let words = qemu(false);
             vec![
-                Setup::new("microvm, ELF", Format::Elf, QEMU),
-                Setup::new("microvm, bzImage", Format::BzImage, QEMU),
+                Setup::new("microvm, ELF", Format::Elf, &words),
+                Setup::new("microvm, bzImage", Format::BzImage, &words),
             ]
         },
-        files: qemu_files,
+        files: |_| qemu_firmware(),
     },
     Peer {
         name: "kvmtool",
@@ -149,21 +141,6 @@ pub(crate) fn peers(named: &[String]) -> Result<Vec<Program>, String> {
     Ok(found.collect())
 }
 
-fn on_path(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|dir| dir.join(program))
-        .find(|file| file.is_file())
-}
-
-fn upload(path: &str, contents: Vec<u8>) -> Upload {
-    Upload {
-        path: path.to_owned(),
-        permissions: 0o644,
-        contents,
-    }
-}
-
 fn firecracker_files(series: &str) -> Result<Vec<Upload>, String> {
     let config = json!({
         "boot-source": {
@@ -176,19 +153,7 @@ fn firecracker_files(series: &str) -> Result<Vec<Upload>, String> {
     });
     Ok(vec![upload(
         "/root/firecracker.json",
+        0o644,
         config.to_string().into_bytes(),
     )])
-}
-
-/// The firmware and the option ROMs that load the kernel.
-fn qemu_files(_series: &str) -> Result<Vec<Upload>, String> {
-    let read = |name: &str| {
-        let path = format!("/usr/share/qemu/{name}");
-        let contents = fs::read(&path).map_err(|error| format!("{path}: {error}"))?;
-        Ok(upload(&format!("/firmware/{name}"), contents))
-    };
-    ["qboot.rom", "linuxboot_dma.bin", "pvh.bin"]
-        .into_iter()
-        .map(read)
-        .collect()
 }

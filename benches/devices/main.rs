@@ -4,11 +4,11 @@
 mod program;
 mod work;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use programs::built;
 use strata_lab::{Boot, CMDLINE, Cost, Lab};
 
 use crate::program::{PREPARE, Setup, setups};
@@ -87,18 +87,6 @@ fn chosen(only: Option<&str>) -> Result<Vec<Work>, String> {
     Ok(vec![found.ok_or_else(|| {
         format!("there is no work {only:?}; known are {known}")
     })?])
-}
-
-/// A program that was built beside this one.
-fn built(name: &str) -> Result<PathBuf, String> {
-    let exe = std::env::current_exe().map_err(|error| error.to_string())?;
-    let path = exe.with_file_name(name);
-    if !path.is_file() {
-        return Err(format!(
-            "{name} is not there: build it with `cargo build --release -p {name}`"
-        ));
-    }
-    Ok(path)
 }
 
 /// Of one request.

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use programs::{QEMU_PROGRAM, STRATA, on_path, qemu, qemu_firmware, upload, words};
 use strata_lab::{Format, Upload};
 
 use crate::work::Needs;
@@ -22,14 +23,6 @@ pub(crate) struct Setup {
 /// Before a network is used: a bridge with the host's address.
 pub(crate) const PREPARE: &str = "modprobe tun; modprobe vhost_net; modprobe bridge; \
     ip link add br0 type bridge; ip addr add 10.0.0.1/24 dev br0; ip link set br0 up";
-
-const STRATA: &str =
-    "run --kernel {kernel} --initrd {initrd} --cmdline {cmdline} --cpus {cpus} --memory {memory}";
-
-/// As the boot bench's, with the bus that its virtio devices need.
-const QEMU: &str = "-L /firmware -M microvm,x-option-roms=off,rtc=on,pit=off,pic=off,pcie=on,acpi=on \
-    -accel kvm -cpu host -m {memory_mib} -smp {cpus} -nodefaults -no-user-config -display none \
-    -serial stdio -no-reboot -bios qboot.rom -kernel {kernel} -initrd {initrd} -append {cmdline}";
 
 const QEMU_DISK: &str = "-object iothread,id=t -device virtio-blk-pci,drive=d,iothread=t,\
     disable-legacy=on -blockdev driver=file,node-name=f,aio=io_uring,filename=";
@@ -68,17 +61,21 @@ pub(crate) fn setups(strata: &Path, strata_img: &Path) -> Result<Vec<Setup>, Str
         ),
         strata_with("strata", Needs::Net, "--net bridge=br0", Vec::new()),
     ];
-    let Some(qemu) = on_path("qemu-system-x86_64") else {
-        eprintln!("devices: qemu-system-x86_64 is not on the path, strata is measured alone");
+    let Some(program) = on_path(QEMU_PROGRAM) else {
+        eprintln!("devices: {QEMU_PROGRAM} is not on the path, strata is measured alone");
         return Ok(setups);
     };
-    let firmware = firmware()?;
+    // Its script puts a tap on the bridge.
+    let tap_up = b"#!/bin/sh\nip link set $1 master br0 up\n".to_vec();
+    let mut firmware = qemu_firmware()?;
+    firmware.push(upload("/firmware/tap-up", 0o755, tap_up));
+    let machine = qemu(true);
     let qemu_with = |name, needs, more: &str, files: Vec<Upload>| Setup {
         name,
         needs,
-        program: qemu.clone(),
+        program: program.clone(),
         format: Format::Elf,
-        args: words(&format!("{QEMU} {more}")),
+        args: words(&format!("{machine} {more}")),
         files: [files, firmware.clone()].concat(),
     };
     let blockdev =
@@ -95,41 +92,6 @@ pub(crate) fn setups(strata: &Path, strata_img: &Path) -> Result<Vec<Setup>, Str
         ),
     ]);
     Ok(setups)
-}
-
-fn words(text: &str) -> Vec<String> {
-    text.split_whitespace().map(str::to_owned).collect()
-}
-
-fn on_path(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|dir| dir.join(program))
-        .find(|file| file.is_file())
-}
-
-fn upload(path: &str, permissions: u32, contents: Vec<u8>) -> Upload {
-    Upload {
-        path: path.to_owned(),
-        permissions,
-        contents,
-    }
-}
-
-/// QEMU's firmware and option ROMs, and its script that puts a tap on the bridge.
-fn firmware() -> Result<Vec<Upload>, String> {
-    const TAP_UP: &[u8] = b"#!/bin/sh\nip link set $1 master br0 up\n";
-    let read = |name: &str| {
-        let path = format!("/usr/share/qemu/{name}");
-        let contents = fs::read(&path).map_err(|error| format!("{path}: {error}"))?;
-        Ok(upload(&format!("/firmware/{name}"), 0o644, contents))
-    };
-    let mut files = ["qboot.rom", "linuxboot_dma.bin", "pvh.bin"]
-        .into_iter()
-        .map(read)
-        .collect::<Result<Vec<_>, String>>()?;
-    files.push(upload("/firmware/tap-up", 0o755, TAP_UP.to_vec()));
-    Ok(files)
 }
 
 /// The same disk as qcow2, every cluster allocated.

@@ -339,3 +339,20 @@ fn an_initrd_without_a_cache_is_unpacked_all_the_same() {
     assert!(initrd.warning().is_none());
     assert_eq!(Initrd::open(&path).unwrap().size(), packed.len() as u64);
 }
+
+#[test]
+fn a_plain_archive_before_a_compressed_one_hides_nothing() {
+    let f = Fixture::new();
+    let (packed, plain) = gzip_initrd();
+    let path = f.dir.path().join("initrd");
+    // As distributions have it: the processor's microcode first, for the kernel to find it early.
+    let whole = [plain.clone(), packed].concat();
+    fs::write(&path, &whole).unwrap();
+    let initrd = Initrd::open_unpacked(&path, None, 1 << 20).unwrap();
+    assert_eq!(initrd.size(), 2 * plain.len() as u64);
+    // Zeroes behind an archive are its block's.
+    let filled = [plain.clone(), vec![0; 300]].concat();
+    fs::write(&path, &filled).unwrap();
+    let initrd = Initrd::open_unpacked(&path, None, 1 << 20).unwrap();
+    assert_eq!(initrd.size(), filled.len() as u64);
+}

@@ -52,7 +52,7 @@ impl Initrd {
             let fits = found.size() <= max_size;
             return Ok(Self::new(path, if fits { found } else { source }));
         }
-        if source.size() > max_size {
+        if source.size() > max_size || is_plain(&source) {
             return Ok(Self::new(path, source));
         }
         let bytes = source.read_vec("the file", 0, source.size(), max_size)?;
@@ -97,6 +97,25 @@ impl Initrd {
     pub(crate) fn source(&self) -> &Source {
         &self.source
     }
+}
+
+/// Whether an initrd is one plain archive and nothing else. Only its headers are read, not the
+/// files in it: to look for compression in all of it would take as long as to load it.
+fn is_plain(source: &Source) -> bool {
+    let read = |at: usize, buf: &mut [u8]| source.read_at("a header", at as u64, buf).ok();
+    let head = |at| {
+        let mut head = [0; unpack::HEAD_SIZE];
+        read(at, &mut head).map(|()| head)
+    };
+    let Ok(size) = usize::try_from(source.size()) else {
+        return false;
+    };
+    let Some(end) = unpack::plain_end(size, head) else {
+        return false;
+    };
+    let mut rest = [0; unpack::MAX_BLOCK];
+    let rest = rest.get_mut(..size.saturating_sub(end));
+    rest.is_some_and(|rest| read(end, rest).is_some() && rest.iter().all(|&byte| byte == 0))
 }
 
 fn in_file(path: &Path) -> impl FnOnce(Error) -> Error {

@@ -10,6 +10,10 @@ const HEADER_SIZE: usize = 110;
 const FILE_SIZE_FIELD: usize = 6;
 const NAME_SIZE_FIELD: usize = 11;
 const TRAILER: &[u8] = b"TRAILER!!!\0";
+/// A header and the trailer's name: so many bytes follow from every file's beginning.
+pub(super) const HEAD_SIZE: usize = HEADER_SIZE + TRAILER.len();
+/// Behind its trailer an archive is filled up with zeroes to a block, of at most this many bytes.
+pub(super) const MAX_BLOCK: usize = 4096;
 
 /// Archives begin at multiples of this many bytes.
 const ALIGN: usize = 4;
@@ -36,7 +40,8 @@ pub(super) fn unpack(initrd: &[u8], limit: usize) -> Option<Vec<u8>> {
         match rest {
             [] => return unpacked.then_some(out),
             [b'0', b'7', b'0', b'7', b'0', b'1' | b'2', ..] => {
-                let (archive, behind) = rest.split_at_checked(archive_len(rest)?)?;
+                let head = |at| rest.get(at..)?.first_chunk().copied();
+                let (archive, behind) = rest.split_at_checked(archive_len(rest.len(), head)?)?;
                 if archive.len() > room {
                     return None;
                 }
@@ -69,17 +74,32 @@ fn read(decoder: &mut impl Read, room: usize, out: &mut Vec<u8>) -> Option<()> {
     (len <= room).then_some(())
 }
 
-/// Bytes of the plain archive at the start of `bytes`, its trailer included.
-fn archive_len(bytes: &[u8]) -> Option<usize> {
+/// The end of the one plain archive that an initrd of `size` bytes begins with: its trailer's.
+/// `head` gives the bytes at an offset.
+pub(super) fn plain_end(
+    size: usize,
+    mut head: impl FnMut(usize) -> Option<[u8; HEAD_SIZE]>,
+) -> Option<usize> {
+    matches!(head(0)?, [b'0', b'7', b'0', b'7', b'0', b'1' | b'2', ..]).then_some(())?;
+    archive_len(size, head)
+}
+
+/// Bytes of a plain archive, its trailer included, of which `head` gives the bytes at an offset:
+/// those of at most `size` bytes.
+fn archive_len(
+    size: usize,
+    mut head: impl FnMut(usize) -> Option<[u8; HEAD_SIZE]>,
+) -> Option<usize> {
     let mut at = 0_usize;
     loop {
-        let header = bytes.get(at..at.checked_add(HEADER_SIZE)?)?;
-        let name_at = at + HEADER_SIZE;
-        let name_end = name_at.checked_add(field(header, NAME_SIZE_FIELD)?)?;
+        let head = head(at)?;
+        let (header, name) = head.split_at(HEADER_SIZE);
+        let name_size = field(header, NAME_SIZE_FIELD)?;
+        let name_end = at.checked_add(HEADER_SIZE)?.checked_add(name_size)?;
         let data_at = name_end.checked_next_multiple_of(ALIGN)?;
         let data_end = data_at.checked_add(field(header, FILE_SIZE_FIELD)?)?;
-        if bytes.get(name_at..name_end)? == TRAILER {
-            return Some(data_end.min(bytes.len()));
+        if name_size == TRAILER.len() && name == TRAILER {
+            return Some(data_end.min(size));
         }
         at = data_end.checked_next_multiple_of(ALIGN)?;
     }
@@ -144,6 +164,25 @@ mod tests {
         let out = unpack(&initrd, LIMIT).unwrap();
         assert_eq!(out, [first, second, third].concat());
         assert_eq!(out.len() % ALIGN, 0);
+    }
+
+    #[test]
+    fn a_plain_archive_s_end_is_found_by_its_headers_alone() {
+        let plain = archive(&[("init", b"#!/bin/sh"), ("a", &[7; 5000])]);
+        let end = |bytes: &[u8]| {
+            let mut heads = 0;
+            let end = plain_end(bytes.len(), |at| {
+                heads += 1;
+                bytes.get(at..)?.first_chunk().copied()
+            });
+            (end, heads)
+        };
+        // The first is looked at twice.
+        assert_eq!(end(&plain), (Some(plain.len()), 4));
+        let more = [plain.clone(), gzip(&plain)].concat();
+        assert_eq!(end(&more), (Some(plain.len()), 4));
+        assert_eq!(end(&gzip(&plain)).0, None);
+        assert_eq!(end(&plain[..plain.len() - 20]).0, None);
     }
 
     #[test]

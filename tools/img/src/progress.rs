@@ -1,6 +1,7 @@
 //! The percentage that `-p` shows, and that a SIGUSR1 asks for.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::{out, report, sys};
 
@@ -10,6 +11,8 @@ pub struct Progress {
     /// Hundredths of a percent between two prints.
     step: u64,
     last: AtomicU64,
+    /// Held while printing.
+    turn: Mutex<()>,
 }
 
 impl Progress {
@@ -20,6 +23,7 @@ impl Progress {
             shown,
             step: step * 100,
             last: AtomicU64::new(0),
+            turn: Mutex::new(()),
         };
         progress.print(0);
         progress
@@ -39,15 +43,23 @@ impl Progress {
         if sys::take_usr1() {
             report::note(format_args!("    ({})", percent(now)));
         }
-        let last = self.last.load(Ordering::Relaxed);
-        let due = now >= last + self.step || (now == 10_000 && last != now);
-        let won = || {
-            self.last
-                .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
+        self.advance(now, |now| self.print(now));
+    }
+
+    /// Prints if it is time to; what is printed never goes back, whoever reports.
+    fn advance(&self, now: u64, print: impl FnOnce(u64)) {
+        let due = || {
+            let last = self.last.load(Ordering::Relaxed);
+            now >= last + self.step || (now == 10_000 && last != now)
         };
-        if due && won() {
-            self.print(now);
+        // Every block that is copied comes here: most need no lock to see that it is not time yet.
+        if !due() {
+            return;
+        }
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if due() {
+            self.last.store(now, Ordering::Relaxed);
+            print(now);
         }
     }
 
@@ -74,4 +86,40 @@ impl Drop for Progress {
 
 fn percent(hundredths: u64) -> String {
     format!("{}.{:02}/100%", hundredths / 100, hundredths % 100)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn threads_that_report_at_once_do_not_go_back() {
+        let progress = Progress::new(false, 1);
+        let printed = Mutex::new(Vec::new());
+        let add = |now| {
+            printed
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(now)
+        };
+        thread::scope(|scope| {
+            let (started, first) = std::sync::mpsc::channel();
+            let (progress, add) = (&progress, &add);
+            scope.spawn(move || {
+                progress.advance(4000, |now| {
+                    // The other one is there before this is printed.
+                    let _ = started.send(());
+                    thread::sleep(Duration::from_millis(100));
+                    add(now);
+                });
+            });
+            let _ = first.recv();
+            progress.advance(10_000, add);
+        });
+        let printed = printed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        assert_eq!(printed, [4000, 10_000]);
+    }
 }

@@ -132,3 +132,39 @@ fn a_writer_keeps_others_off_unless_forced() {
     writer.wait().unwrap();
     assert!(refused && forced.status.success());
 }
+
+#[test]
+fn a_creation_that_fails_leaves_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    // A disk that is full after 2 MiB.
+    let create = |name: &str, options: &[&str]| {
+        let script = "ulimit -f 4096; trap '' XFSZ; exec \"$@\"";
+        let output = Command::new("sh")
+            .args([
+                "-c",
+                script,
+                "sh",
+                env!("CARGO_BIN_EXE_strata-img"),
+                "create",
+                "-q",
+            ])
+            .args(options)
+            .args([name, "64M"])
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    };
+    create("a", &["-f", "qcow2", "-o", "preallocation=full"]);
+    create(
+        "b",
+        &["-f", "qcow2", "-o", "preallocation=full,data_file=c"],
+    );
+    create("d", &["-f", "raw", "-o", "preallocation=full"]);
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+    // Not what the user had there.
+    std::fs::write(dir.path().join("e"), b"old").unwrap();
+    create("e", &["-f", "raw", "-o", "preallocation=full"]);
+    assert!(dir.path().join("e").exists());
+}

@@ -16,21 +16,29 @@ use crate::fail;
 use crate::options::Values;
 use crate::report::{Failure, Outcome, errno_text};
 
-/// Makes the image `name` as `values` say. A file that was made for nothing is removed.
+/// Makes the image `name` as `values` say. Files that were made for nothing are removed; one that
+/// was there before stays, empty.
 ///
 /// # Errors
 /// In qemu's words; code 27 (EFBIG) marks an image that is too large for its format.
 pub fn create(name: &str, format: Format, values: &Values) -> Outcome<()> {
     let path = local_path(name)?;
-    match format {
-        Format::Raw => raw(path, values),
-        Format::Luks => luks(path, values),
-        Format::Qcow2 => qcow2(path, values),
+    let mut made = Vec::new();
+    let done = match format {
+        Format::Raw => raw(path, values, &mut made),
+        Format::Luks => luks(path, values, &mut made),
+        Format::Qcow2 => qcow2(path, values, &mut made),
+    };
+    if done.is_err() {
+        // The failure is the news, not that its remains could not be removed.
+        made.iter()
+            .for_each(|path| drop(std::fs::remove_file(path)));
     }
+    done
 }
 
-/// What a failed creation leaves behind is not an image; what was there before, stays away.
-fn new_file(path: &str) -> Outcome<Arc<dyn Storage>> {
+/// An empty file; `made` hears of one that was not there before.
+fn new_file(path: &str, made: &mut Vec<String>) -> Outcome<Arc<dyn Storage>> {
     let options = FileOptions {
         write: true,
         create: true,
@@ -53,7 +61,10 @@ fn new_file(path: &str) -> Outcome<Arc<dyn Storage>> {
         return Ok(Arc::new(file));
     }
     match FileStorage::open(Path::new(path), options) {
-        Ok(file) => Ok(Arc::new(file)),
+        Ok(file) => {
+            made.push(path.into());
+            Ok(Arc::new(file))
+        }
         Err(error) => Err(uncreated(path, &error)),
     }
 }
@@ -80,12 +91,12 @@ fn preallocation(values: &Values) -> Outcome<Preallocation> {
     }
 }
 
-fn raw(path: &str, values: &Values) -> Outcome<()> {
+fn raw(path: &str, values: &Values, made: &mut Vec<String>) -> Outcome<()> {
     let mode = preallocation(values)?;
     if mode == Preallocation::Metadata {
         fail!("Unsupported preallocation mode 'metadata'");
     }
-    let file = new_file(path)?;
+    let file = new_file(path, made)?;
     let size = size(values).next_multiple_of(512);
     resize_raw(&*file, size, mode)
         .map_err(|error| Failure::new(format!("Could not resize file: {}", words(&error))))
@@ -141,32 +152,29 @@ fn write_zeroes(file: &dyn Storage, offset: u64, length: u64) -> io::Result<()> 
     Ok(())
 }
 
-fn luks(path: &str, values: &Values) -> Outcome<()> {
+fn luks(path: &str, values: &Values, made: &mut Vec<String>) -> Outcome<()> {
     if values.switch("detached-header") == Some(true) {
         fail!("Detached LUKS headers are not supported");
     }
     let new = new_volume(values, "")?;
     let mode = preallocation(values)?;
-    let file = new_file(path)?;
-    let create = || {
-        let volume = Volume::create(&HeaderArea(&*file), &new.options, &new.passphrase)
-            .map_err(luks_failure)?;
-        let end = size(values)
-            .checked_next_multiple_of(512)
-            .and_then(|size| size.checked_add(volume.payload_offset()))
-            .ok_or_else(|| Failure::new("The requested file size is too large"))?;
-        resize_raw(&*file, end, mode).map_err(|error| Failure::new(words(&error)))
-    };
-    create().inspect_err(|_| drop(std::fs::remove_file(path)))
+    let file = new_file(path, made)?;
+    let volume =
+        Volume::create(&HeaderArea(&*file), &new.options, &new.passphrase).map_err(luks_failure)?;
+    let end = size(values)
+        .checked_next_multiple_of(512)
+        .and_then(|size| size.checked_add(volume.payload_offset()))
+        .ok_or_else(|| Failure::new("The requested file size is too large"))?;
+    resize_raw(&*file, end, mode).map_err(|error| Failure::new(words(&error)))
 }
 
-fn qcow2(path: &str, values: &Values) -> Outcome<()> {
+fn qcow2(path: &str, values: &Values, made: &mut Vec<String>) -> Outcome<()> {
     let mut options = qcow2_options(values)?;
     if let Some(name) = values.text("data_file") {
         let full = full_backing_name(path, name)?;
-        options.data_file = Some((name.to_owned(), new_file(local_path(&full)?)?));
+        options.data_file = Some((name.to_owned(), new_file(local_path(&full)?, made)?));
     }
-    let file = new_file(path)?;
+    let file = new_file(path, made)?;
     options.create(&file).map_err(|error| match &error {
         Error::TooLarge { .. } => Failure::new(words(&error)).code(libc::EFBIG as u8),
         _ => Failure::new(words(&error)),

@@ -22,6 +22,11 @@ impl MockBinder {
         event.is_some_and(|event| event.write(1).is_ok())
     }
 
+    /// The event that is bound at `address`, for a VM whose guest kicks.
+    pub fn event(&self, address: u64) -> Option<EventFd> {
+        self.lock().get(&address)?.try_clone().ok()
+    }
+
     /// The addresses that are bound, ascending.
     pub fn addresses(&self) -> Vec<u64> {
         self.lock().keys().copied().collect()

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use strata_tests::Level1;
+use serde_json::json;
+use strata_tests::{Level1, Qmp};
 
 /// Runs a program of the host that must succeed, and gives what it prints.
 fn host(program: &str, args: &[&str], dir: &Path) -> String {
@@ -168,6 +169,146 @@ fn a_disk_is_one_machine_s() {
     assert!(
         said.contains("/root/disk is in use by another process"),
         "{said}"
+    );
+    guest.power_off();
+}
+
+#[test]
+fn file_systems_live_on_encrypted_images() {
+    let dir = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+    let dir = dir.path();
+    let secret = "secret,id=s,data=correct horse";
+    let create = |format: &str, options: &str, name: &str| {
+        let object = ["create", "-q", "--object", secret];
+        let rest = ["-f", format, "-o", options, name, "24M"];
+        host("qemu-img", &[&object[..], &rest].concat(), dir)
+    };
+    let encrypt = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10";
+    create("qcow2", encrypt, "image.qcow2");
+    create("luks", "key-secret=s,iter-time=10", "volume.luks");
+    let level1 = Level1::restore();
+    for name in ["image.qcow2", "volume.luks"] {
+        put(&level1, &dir.join(name));
+    }
+    level1.put("/root/passphrase", 0o600, b"correct horse");
+    let arguments = [
+        "--secret",
+        "id=key,file=/root/passphrase",
+        "--disk",
+        "/root/image.qcow2,format=qcow2,encrypt.key-secret=key",
+        "--disk",
+        "/root/volume.luks,format=luks,key-secret=key",
+    ];
+    let mut guest = level1.boot(&arguments).login();
+    assert_eq!(guest.ask("cat /sys/block/vd?/size"), "49152\n49152");
+    let mut sums = Vec::new();
+    for disk in ["vda", "vdb"] {
+        guest.ask(&format!("mke2fs -q /dev/{disk} 16384;mkdir /{disk}"));
+        guest.ask(&format!(
+            "mount -t ext4 /dev/{disk} /{disk} && dd if=/dev/urandom of=/{disk}/f bs=64k count=50 2>/dev/null"
+        ));
+        guest.ask(&format!("yes 'plain text' | head -n 9999 >/{disk}/t"));
+        sums.push(guest.ask(&format!("md5sum </{disk}/f")));
+        assert_eq!(guest.ask(&format!("umount /{disk} && echo ok")), "ok");
+    }
+    assert_eq!(guest.complaints(), "");
+    guest.power_off();
+
+    let mut guest = level1.boot(&arguments).login();
+    for (disk, sum) in ["vda", "vdb"].into_iter().zip(&sums) {
+        guest.ask(&format!(
+            "mkdir /{disk};mount -t ext4 -o ro /dev/{disk} /{disk}"
+        ));
+        assert_eq!(guest.ask(&format!("md5sum </{disk}/f")), *sum, "{disk}");
+    }
+    guest.power_off();
+
+    // In the eyes of others.
+    let text = b"plain text\nplain text\n";
+    let has_text = |bytes: &[u8]| bytes.windows(text.len()).any(|window| window == text);
+    for (name, options) in [
+        ("image.qcow2", "driver=qcow2,encrypt.key-secret=s"),
+        ("volume.luks", "driver=luks,key-secret=s"),
+    ] {
+        let contents = level1.get(&format!("/root/{name}"));
+        assert!(!has_text(&contents), "{name}");
+        std::fs::write(dir.join(name), contents).unwrap_or_else(|error| panic!("{error}"));
+        let image = format!("{options},file.filename={name}");
+        let convert = ["convert", "--object", secret, "--image-opts", &image];
+        host(
+            "qemu-img",
+            &[&convert[..], &["-O", "raw", "out"]].concat(),
+            dir,
+        );
+        let contents = std::fs::read(dir.join("out")).unwrap_or_default();
+        assert!(has_text(&contents), "{name}");
+        host("e2fsck", &["-fn", "out"], dir);
+    }
+}
+
+#[test]
+fn disks_past_the_page_cache_grow_while_they_are_mounted() {
+    let level1 = Level1::restore();
+    // A file system that knows O_DIRECT, unlike the one in memory.
+    level1.sh(
+        "modprobe loop && truncate -s 96M /root/fs && mke2fs -q -F /root/fs && mkdir /direct && \
+         mount -t ext4 -o loop /root/fs /direct && truncate -s 16M /direct/raw",
+    );
+    let dir = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+    host(
+        "qemu-img",
+        &["create", "-q", "-f", "qcow2", "image", "16M"],
+        dir.path(),
+    );
+    put(&level1, &dir.path().join("image"));
+    level1.sh("mv /root/image /direct/image");
+    let mut guest = level1
+        .boot(&[
+            "--disk",
+            "/direct/raw,cache=direct,id=raw",
+            "--disk",
+            "/direct/image,format=qcow2,cache=direct,id=image",
+            "--qmp",
+            "/tmp/qmp",
+        ])
+        .login();
+    // fcntl.h: O_DIRECT is 040000.
+    let direct = "cd /proc/$(pidof strata); for f in fd/*; do case $(readlink $f) in /direct/*) \
+                  flags=$(sed -n 's/^flags:\t//p' fdinfo/${f#fd/}); \
+                  [ $((flags & 040000)) = 0 ] || readlink $f;; esac; done | sort";
+    assert_eq!(level1.sh(direct), "/direct/image\n/direct/raw");
+    let pipe = std::fs::read(env!("CARGO_BIN_EXE_unix-pipe"));
+    let pipe = pipe.unwrap_or_else(|error| panic!("unix-pipe: {error}"));
+    let mut qmp = Qmp::connect(&level1, "/tmp/qmp", &pipe);
+    guest.ask("dd if=/dev/urandom of=/tmp/x bs=1M count=1 2>/dev/null");
+    for (disk, id) in [("vda", "raw"), ("vdb", "image")] {
+        guest.ask(&format!("mke2fs -q /dev/{disk};mkdir /{disk}"));
+        guest.ask(&format!("mount -t ext4 /dev/{disk} /{disk}"));
+        guest.ask(&format!("cp /tmp/x /{disk}/before; sync"));
+        qmp.run("block_resize", json!({ "device": id, "size": 24 << 20 }));
+        let seen =
+            format!("until [ $(cat /sys/block/{disk}/size) = 49152 ]; do usleep 10000; done");
+        guest.ask(&seen);
+        guest.ask(&format!(
+            "cp /tmp/x /{disk}/after; sync; echo 3 >/proc/sys/vm/drop_caches"
+        ));
+        let same = format!("cmp /tmp/x /{disk}/before && cmp /tmp/x /{disk}/after; echo $?");
+        assert_eq!(guest.ask(&same), "0", "{id}");
+        // What the file system does not know of yet.
+        guest.ask(&format!(
+            "dd if=/tmp/x of=/dev/{disk} bs=1M seek=20 conv=fsync 2>/dev/null"
+        ));
+        let same = format!(
+            "dd if=/dev/{disk} bs=1M skip=20 count=1 iflag=direct 2>/dev/null|cmp - /tmp/x; echo $?"
+        );
+        assert_eq!(guest.ask(&same), "0", "{id}");
+        assert_eq!(guest.ask(&format!("umount /{disk} && echo ok")), "ok");
+    }
+    assert_eq!(guest.complaints(), "");
+    let sum = guest.ask("md5sum </tmp/x");
+    assert_eq!(
+        level1.sh("dd if=/direct/raw bs=1M skip=20 count=1 2>/dev/null|md5sum"),
+        sum
     );
     guest.power_off();
 }

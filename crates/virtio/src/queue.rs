@@ -43,6 +43,8 @@ pub struct Queue {
     index: u16,
     ring: SplitQueue,
     memory: GuestMemory,
+    /// The driver's index of the available ring, as it was when it was last looked at.
+    available: u16,
     /// Whether a descriptor may refer to a table.
     indirect: Result<(), QueueError>,
     /// Entries of the used ring that [`notify`](Self::notify) has not yet seen.
@@ -82,6 +84,7 @@ impl Queue {
         };
         Ok(Self {
             index,
+            available: ring.next_avail(),
             ring,
             memory,
             indirect,
@@ -137,6 +140,7 @@ impl Queue {
     pub fn set_progress(&mut self, next_avail: u16, next_used: u16) {
         self.ring.set_next_avail(next_avail);
         self.ring.set_next_used(next_used);
+        self.available = next_avail;
     }
 
     /// Takes the next available chain into `chain`, or says that there is none.
@@ -283,27 +287,39 @@ impl Queue {
         }
     }
 
+    /// The head of the next available chain (virtio 1.2, 2.7.6).
     fn pop_head(&mut self) -> Result<Option<u16>, Error> {
-        let (index, size, next) = (self.index, self.ring.size(), self.ring.next_avail());
-        let avail_ring = self.ring.avail_ring();
-        let refused = |error| {
-            let source = match error {
-                virtio_queue::Error::InvalidAvailRingIndex => QueueError::TooManyAvailable {
-                    available: next,
-                    size,
-                },
-                _ => QueueError::Ring {
-                    addr: avail_ring,
-                    why: "it can not be read",
-                },
-            };
-            Error::Queue {
-                queue: index,
-                source,
+        let (size, next) = (self.ring.size(), self.ring.next_avail());
+        // The driver's index is looked at only when what was seen of it is used up: the driver
+        // writes to that cache line with each chain.
+        if self.available == next {
+            self.available = self.load(self.ring.avail_ring() + 2, Ordering::Acquire)?;
+        }
+        match self.available.wrapping_sub(next) {
+            0 => return Ok(None),
+            available if available > size => {
+                return Err(self.error(QueueError::TooManyAvailable { available, size }));
             }
-        };
-        let mut available = self.ring.iter(&self.memory).map_err(refused)?;
-        Ok(available.next().map(|chain| chain.head_index()))
+            _ => {}
+        }
+        let entry = 4 + 2 * u64::from(next & (size - 1));
+        let head = self.load(self.ring.avail_ring() + entry, Ordering::Relaxed)?;
+        self.ring.set_next_avail(next.wrapping_add(1));
+        Ok(Some(head))
+    }
+
+    /// A number of the available ring, in the host's byte order.
+    fn load(&self, addr: u64, order: Ordering) -> Result<u16, Error> {
+        // The ring was checked when it was enabled. What vm-memory offers for objects that may lie
+        // in two regions costs several times as much; none of these does, as it is aligned.
+        let place = self.memory.to_region_addr(GuestAddress(addr));
+        let value: Option<u16> = place.and_then(|(region, at)| region.load(at, order).ok());
+        value.map(u16::from_le).ok_or_else(|| {
+            self.error(QueueError::Ring {
+                addr,
+                why: "it can not be read",
+            })
+        })
     }
 
     fn wants_interrupt(&mut self) -> Result<bool, Error> {
@@ -311,13 +327,7 @@ impl Queue {
         fence(Ordering::SeqCst);
         let ring = self.ring.avail_ring();
         let added = std::mem::take(&mut self.added);
-        let load = |offset| -> Result<u16, Error> {
-            let value: u16 = self
-                .memory
-                .load(GuestAddress(ring + offset), Ordering::Relaxed)
-                .map_err(|_| self.used_ring_error())?;
-            Ok(u16::from_le(value))
-        };
+        let load = |offset| self.load(ring + offset, Ordering::Relaxed);
         if self.ring.event_idx_enabled() {
             // Whether `used_event`, behind the entries, is among the entries that were added.
             let used_event = load(4 + 2 * u64::from(self.ring.size()))?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use common::guest::{Guest, OK};
 use common::overlay_of;
-use strata_block::{BlockOptions, Disk, DiskOptions, Error, Format, LuksKey};
+use strata_block::{BlockOptions, Cache, Disk, DiskOptions, Error, Format, LuksKey};
 use strata_qcow2::chain::Keys;
 use strata_qcow2::{Cipher, Result, Storage, Unlock, Unlocked};
 
@@ -130,10 +130,17 @@ fn a_passphrase_opens_what_qemu_made_for_it() {
     made_by_qemu(&volume, "key-secret=s,iter-time=10", "luks");
     let cut = dir.path().join("cut");
     std::fs::write(&cut, &std::fs::read(&volume).unwrap()[..1000]).unwrap();
-    let open = |path: &Path, format, passphrase: &str| {
+    let open_cached = |path: &Path, format, passphrase: &str, cache| {
         let key = Arc::new(LuksKey::new(passphrase.as_bytes()));
         let keys: Keys = Arc::new(move |_| Some(Arc::clone(&key) as _));
-        Disk::open_with_keys(&DiskOptions::new(path, format), keys)
+        let options = DiskOptions {
+            cache,
+            ..DiskOptions::new(path, format)
+        };
+        Disk::open_with_keys(&options, keys)
+    };
+    let open = |path: &Path, format, passphrase: &str| {
+        open_cached(path, format, passphrase, Cache::Writeback)
     };
     for (path, format) in [(&image, Format::Qcow2), (&volume, Format::Luks)] {
         let disk = open(path, format, PASSPHRASE).unwrap();
@@ -150,6 +157,16 @@ fn a_passphrase_opens_what_qemu_made_for_it() {
         let disk = open(path, format, PASSPHRASE).unwrap();
         let mut guest = Guest::new(disk, BlockOptions::default());
         assert!(guest.read(9, 2048) == Ok(vec![0xa5; 2048]));
+        drop(guest);
+        let disk = open_cached(path, format, PASSPHRASE, Cache::Direct).unwrap();
+        let mut guest = Guest::new(disk, BlockOptions::default());
+        assert!(
+            guest
+                .read(8, 4096)
+                .is_ok_and(|data| data[512..2560] == [0xa5; 2048])
+        );
+        assert_eq!(guest.write(16, &[0x5a; 4096]), OK);
+        assert!(guest.read(16, 4096) == Ok(vec![0x5a; 4096]));
         drop(guest);
         let wrong = open(path, format, "wrong").unwrap_err().to_string();
         assert!(wrong.contains("none of its key slots"), "{wrong}");

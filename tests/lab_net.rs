@@ -410,21 +410,24 @@ fn user_networking_leads_ports_in_and_connections_out() {
     let level1 = level1();
     put_program(&level1, "/usr/bin/passt");
     // passt gives the guest the host's address and gateway, continues as nobody, and moves to an
-    // empty root, which only a root that is a mount can do: that of an initramfs is none.
+    // empty root, which a process can do whose root is a mount: an initramfs is none.
     level1.sh(
         "ip route add default via 10.0.0.254 dev br0; mkdir -p /etc /r; \
-         echo nobody:x:65534:65534::/:/bin/false >/etc/passwd; mount --rbind / /r",
+         echo nobody:x:65534:65534::/:/bin/false >/etc/passwd",
     );
-    let run = "PATH=$PATH:/usr/bin exec chroot /r strata run --kernel /lab/6.1/vmlinux \
-               --initrd /lab/6.1/initrd --net user,hostfwd=tcp::2222-:22 --cmdline";
-    let run = format!("{run} '{CMDLINE}'");
+    let strata = "strata run --kernel /lab/6.1/vmlinux --initrd /lab/6.1/initrd \
+                  --net user,hostfwd=tcp::2222-:22 --cmdline";
+    let run = format!(
+        "export PATH=$PATH:/usr/bin CMDLINE='{CMDLINE}'; exec unshare -m sh -c 'mount --rbind / /r; \
+         cd /r; mount --move . /; exec chroot . {strata} \"$CMDLINE\"'"
+    );
     let process = level1.spawn(&["sh", "-c", &run], None);
     let mut guest = Guest::attach(&level1, process).login();
     guest.ask("ip addr add 10.0.0.1/24 dev eth0; ip link set eth0 up");
     guest.ask("ip route add default via 10.0.0.254");
     // In: by the host's port. nc's programs have the socket itself, as above.
     guest.ask("printf '#!/bin/sh\ncat /tmp/data\n' >/bin/give; chmod 755 /bin/give");
-    guest.ask("dd if=/dev/urandom of=/tmp/data bs=1M count=4 2>/dev/null");
+    guest.ask("dd if=/dev/urandom of=/tmp/data bs=1M count=1 2>/dev/null");
     guest.ask("{ nc -l -p 22 -e give & } 2>/dev/null");
     guest.ask("until netstat -ltn|grep -q :22; do usleep 100000; done");
     let sum = guest.ask("md5sum </tmp/data");
@@ -432,7 +435,7 @@ fn user_networking_leads_ports_in_and_connections_out() {
     // Out: the gateway stands for the host's own address.
     level1.sh(
         "printf '#!/bin/sh\ncat /tmp/data\n' >/bin/give; chmod 755 /bin/give; \
-         dd if=/dev/urandom of=/tmp/data bs=1M count=4 2>/dev/null",
+         dd if=/dev/urandom of=/tmp/data bs=1M count=1 2>/dev/null",
     );
     let server = level1.spawn(&["nc", "-l", "-p", "9", "-e", "give"], None);
     level1.sh("until netstat -ltn|grep -q :9; do usleep 100000; done");

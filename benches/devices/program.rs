@@ -60,6 +60,12 @@ pub(crate) fn setups(strata: &Path, strata_img: &Path) -> Result<Vec<Setup>, Str
             disk(&qcow2),
         ),
         strata_with("strata", Needs::Net, "--net bridge=br0", Vec::new()),
+        strata_with(
+            "strata, vhost",
+            Needs::Net,
+            "--net bridge=br0,vhost=on",
+            Vec::new(),
+        ),
     ];
     let Some(program) = on_path(QEMU_PROGRAM) else {
         eprintln!("devices: {QEMU_PROGRAM} is not on the path, strata is measured alone");

@@ -3,6 +3,8 @@
 //! else, in the same run.
 //!
 //! Both use as many buffers, one after the other: what is in the cache of one is in that of the other.
+//! And where buffers are a driver's, both have to wait until it gives them back: the thread that
+//! floods does that, between one frame and the next.
 //! Of the card, the CPU time of its worker thread counts: what the driver does is not its cost. Of
 //! the bare tap, that of the thread that makes the system calls. The two take turns. Of each the best
 //! of fifteen rounds is shown, since what other programs do to caches can only add to CPU time, and
@@ -15,12 +17,13 @@ use std::fs::{self, File};
 use std::io::{IoSliceMut, Read, Write};
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use strata_net::test_utils::{MockNic, Namespace};
 use strata_net::{Card, CardConfig, HEADER_LEN, Offloads, RateLimit, Tap};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 const ROUNDS: usize = 15;
 const ROUND: Duration = Duration::from_millis(250);
@@ -192,9 +195,55 @@ impl Flood {
     }
 }
 
+/// The buffers that a driver lends, as one that is nothing but counters has them.
+struct Lender {
+    /// Buffers that are filled, and those of them that came back.
+    filled: AtomicU64,
+    returned: AtomicU64,
+    /// Whether the receiver sleeps for want of buffers.
+    wanting: AtomicBool,
+    kick: EventFd,
+}
+
+impl Lender {
+    fn new() -> Self {
+        Self {
+            filled: AtomicU64::new(0),
+            returned: AtomicU64::new(0),
+            wanting: AtomicBool::new(false),
+            kick: EventFd::new(EFD_NONBLOCK).unwrap(),
+        }
+    }
+
+    /// The driver's part.
+    fn give_back(&self) {
+        let filled = self.filled.load(Ordering::Acquire);
+        if filled != self.returned.load(Ordering::Relaxed) {
+            self.returned.store(filled, Ordering::SeqCst);
+            if self.wanting.swap(false, Ordering::SeqCst) {
+                self.kick.write(1).unwrap();
+            }
+        }
+    }
+
+    /// Whether `count` buffers are there; if not, there is a kick when more are.
+    fn has(&self, count: u64) -> bool {
+        let enough = |order| {
+            let lent = self.filled.load(Ordering::Relaxed) - self.returned.load(order);
+            lent + count <= (RECEIVE_BYTES / 4096) as u64
+        };
+        if enough(Ordering::Acquire) {
+            return true;
+        }
+        self.wanting.store(true, Ordering::SeqCst);
+        enough(Ordering::SeqCst)
+    }
+}
+
 /// What a program has to do that receives frames into a driver's buffers and is no more than that:
-/// sleep until the tap has frames, read each into buffers of 4 KiB, until there is none.
-fn bare_receive(file: &mut File, len: usize) -> Measured {
+/// sleep until the tap has frames and the driver has lent buffers, read each frame into buffers of
+/// 4 KiB, until there is none.
+fn bare_receive(file: &mut File, len: usize, lender: &Lender) -> Measured {
     let pieces = (len + HEADER_LEN).div_ceil(4096);
     let mut memory = vec![0; RECEIVE_BYTES];
     let mut buffers: Vec<_> = memory.chunks_exact_mut(4096).map(IoSliceMut::new).collect();
@@ -204,15 +253,20 @@ fn bare_receive(file: &mut File, len: usize) -> Measured {
     epoll
         .ctl(ControlOperation::Add, file.as_raw_fd(), event)
         .unwrap();
-    let mut ready = [EpollEvent::default()];
+    epoll
+        .ctl(ControlOperation::Add, lender.kick.as_raw_fd(), event)
+        .unwrap();
+    let mut ready = [EpollEvent::default(); 2];
     let mut at = 0;
     let thread = own_thread();
     let (start, cpu) = (Instant::now(), cpu_nanos(&thread));
     let mut frames = 0;
     while start.elapsed() < ROUND {
         epoll.wait(10, &mut ready).unwrap();
-        while file.read_vectored(&mut buffers[at..at + pieces]).is_ok() {
+        while lender.has(pieces as u64) && file.read_vectored(&mut buffers[at..at + pieces]).is_ok()
+        {
             frames += 1;
+            lender.filled.fetch_add(pieces as u64, Ordering::Release);
             at = if at + 2 * pieces > buffers.len() {
                 0
             } else {
@@ -354,14 +408,14 @@ fn receive(len: usize) {
     let floods = hosts.map(|host| Flood::new(&host, len - 42));
     let (mut bare, mut card) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let stop = AtomicBool::new(false);
+        let (stop, lender) = (AtomicBool::new(false), Lender::new());
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
-                    floods[0].send(|| ());
+                    floods[0].send(|| lender.give_back());
                 }
             });
-            bare.push(bare_receive(&mut file, len));
+            bare.push(bare_receive(&mut file, len, &lender));
             stop.store(true, Ordering::Relaxed);
         });
         card.push(card_receive(&mut nic, &link, &worker, &floods[1]));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use programs::{QEMU_PROGRAM, STRATA, on_path, qemu, qemu_firmware, upload, words};
-use strata_lab::{Format, Upload};
+use strata_lab::Upload;
 
 use crate::work::Needs;
 
@@ -15,7 +15,6 @@ pub(crate) struct Setup {
     pub(crate) name: &'static str,
     pub(crate) needs: Needs,
     pub(crate) program: PathBuf,
-    pub(crate) format: Format,
     pub(crate) args: Vec<String>,
     pub(crate) files: Vec<Upload>,
 }
@@ -41,7 +40,6 @@ pub(crate) fn setups(strata: &Path, strata_img: &Path) -> Result<Vec<Setup>, Str
         name,
         needs,
         program: strata.to_owned(),
-        format: Format::Extracted,
         args: words(&format!("{STRATA} {more}")),
         files,
     };
@@ -80,7 +78,6 @@ pub(crate) fn setups(strata: &Path, strata_img: &Path) -> Result<Vec<Setup>, Str
         name,
         needs,
         program: program.clone(),
-        format: Format::Elf,
         args: words(&format!("{machine} {more}")),
         files: [files, firmware.clone()].concat(),
     };

@@ -24,6 +24,8 @@ pub struct Cost {
     pub vmm_pss_kb: u64,
     /// Threads of the monitor.
     pub threads: u64,
+    /// What the guest said up to the marker, and with it.
+    pub console: String,
     /// All of KVM's counters that are not zero.
     pub counters: BTreeMap<String, i64>,
 }
@@ -74,6 +76,7 @@ impl Cost {
             npt_faults: counter("pf_taken"),
             vmm_pss_kb: beside_guest(&text("smaps")?, memory_mib),
             threads: threads.ok_or_else(|| missing("number of threads"))?,
+            console: text("console")?,
             counters,
         })
     }
@@ -163,6 +166,7 @@ mod tests {
             ("smaps", SMAPS),
             ("process", "Name:\tstrata\nThreads:\t2\n"),
             ("trace", TRACE),
+            ("console", "READY"),
         ] {
             report.extend(format!("@{name} {}\n{text}\n", text.len()).as_bytes());
         }
@@ -179,6 +183,7 @@ mod tests {
             (cost.npt_faults, cost.vmm_pss_kb, cost.threads),
             (41, 852, 2)
         );
+        assert_eq!(cost.console, "READY");
         assert!(!cost.counters.contains_key("fpu_reload"));
     }
 

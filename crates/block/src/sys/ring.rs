@@ -80,7 +80,9 @@ struct Slot {
 /// keeps, is what makes it sound to give the kernel addresses.
 pub(crate) struct Ring {
     uring: IoUring,
-    slots: Box<[Slot]>,
+    /// Made when they are first needed, from the lowest on, in place: an idle queue touches no
+    /// memory for them.
+    slots: Vec<Slot>,
     /// Operations in all slots.
     pending: usize,
     /// Entries that wait for the next submission.
@@ -124,7 +126,7 @@ impl Ring {
             .map_err(failed("register a disk's files with"))?;
         Ok(Self {
             uring,
-            slots: (0..slots).map(|_| Slot::default()).collect(),
+            slots: Vec::with_capacity(slots.into()),
             pending: 0,
             queued: 0,
             direct,
@@ -155,7 +157,11 @@ impl Ring {
 
     /// The chain of a request, if the kernel does not have it.
     pub(crate) fn chain(&mut self, slot: SlotId) -> Option<&mut Chain> {
-        let slot = &mut self.slots[usize::from(slot)];
+        let index = usize::from(slot);
+        if index >= self.slots.len() {
+            self.slots.resize_with(index + 1, Slot::default);
+        }
+        let slot = &mut self.slots[index];
         (slot.pending == 0).then_some(&mut slot.chain)
     }
 

@@ -102,7 +102,7 @@ impl Server<'_> {
             if self.running.throttled.is_some() || !self.running.parked.is_empty() {
                 return Ok(Taken::Stalled);
             }
-            let Some(slot) = self.running.free.pop() else {
+            let Some(slot) = self.running.take_slot() else {
                 return Ok(Taken::Stalled);
             };
             let Some(chain) = self.running.ring.chain(slot) else {

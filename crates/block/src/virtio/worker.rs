@@ -42,13 +42,26 @@ pub(super) struct Entry {
     pub(super) ticket: Option<Ticket>,
 }
 
+impl Entry {
+    fn unused() -> Self {
+        Self {
+            head: 0,
+            request: Request::Flush,
+            stage: Stage::Main,
+            status: GuestAddress(0),
+            ticket: None,
+        }
+    }
+}
+
 /// What exists once the worker has its thread and its queue's memory.
 pub(super) struct Running {
     pub(super) ring: Ring,
     pub(super) memory: GuestMemory,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) timer: TimerFd,
-    pub(super) entries: Box<[Entry]>,
+    /// Made when they are first needed, as the ring's slots are.
+    pub(super) entries: Vec<Entry>,
     pub(super) free: Vec<SlotId>,
     pub(super) plan: Plan,
     /// Jobs in the slow path.
@@ -112,19 +125,12 @@ impl Running {
         let direct = disk.cache() == Cache::Direct;
         let ring = Ring::new(&memory, &disk.descriptors(), direct, slots)
             .map_err(|error| Error::Device(error.into()))?;
-        let entry = |_| Entry {
-            head: 0,
-            request: Request::Flush,
-            stage: Stage::Main,
-            status: GuestAddress(0),
-            ticket: None,
-        };
         Ok(Self {
             ring,
             mailbox: Mailbox::new(memory.clone()).map_err(broken("make an eventfd"))?,
             memory,
             timer: TimerFd::new().map_err(|e| broken("make a timer")(e.into()))?,
-            entries: (0..slots).map(entry).collect(),
+            entries: Vec::with_capacity(slots.into()),
             free: (0..slots).rev().collect(),
             plan: Plan::new(),
             slow: 0,
@@ -134,6 +140,16 @@ impl Running {
             called: false,
             unnotified: false,
         })
+    }
+
+    /// A free slot and its entry; the lowest are taken first.
+    pub(super) fn take_slot(&mut self) -> Option<SlotId> {
+        let slot = self.free.pop()?;
+        let index = usize::from(slot);
+        if index >= self.entries.len() {
+            self.entries.resize_with(index + 1, Entry::unused);
+        }
+        Some(slot)
     }
 }
 

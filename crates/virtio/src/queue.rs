@@ -15,6 +15,9 @@ use crate::interrupt::QueueInterrupt;
 /// VIRTQ_AVAIL_F_NO_INTERRUPT (virtio 1.2, 2.7.6).
 const NO_INTERRUPT: u16 = 1;
 
+/// VIRTQ_USED_F_NO_NOTIFY (virtio 1.2, 2.7.8).
+const NO_NOTIFY: u16 = 1;
+
 /// Where a queue is and how far its device has come: plain data, not to be trusted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -185,9 +188,6 @@ impl Queue {
     /// [`Error::Queue`] if there can be no such chain, or not so many of them.
     pub fn push_all(&mut self, used: &[(u16, u32)]) -> Result<(), Error> {
         let size = self.ring.size();
-        let Some((&(last, written), others)) = used.split_last() else {
-            return Ok(());
-        };
         if let Some(&(index, _)) = used.iter().find(|(head, _)| *head >= size) {
             let size = size.into();
             return Err(self.error(QueueError::NotInTable { index, size }));
@@ -195,17 +195,15 @@ impl Queue {
         if used.len() > usize::from(size) {
             return Err(self.used_ring_error());
         }
-        if !others.is_empty() {
-            self.write_used(others)?;
-        }
-        self.ring
-            .add_used(&self.memory, last, written)
-            .map_err(|_| self.used_ring_error())?;
+        self.write_used(used)?;
+        // Release: whoever sees the index sees the elements.
+        let next = self.ring.next_used();
+        self.store(self.ring.used_ring() + 2, next, Ordering::Release)?;
         self.added = self.added.saturating_add(used.len() as u16);
         Ok(())
     }
 
-    /// Writes elements of the used ring that the driver does not look at before one more is added.
+    /// Writes elements of the used ring that the driver does not look at before its index says so.
     fn write_used(&mut self, used: &[(u16, u32)]) -> Result<(), Error> {
         // The ring was checked when it was enabled (virtio 1.2, 2.7.8: 4 bytes, then elements of 8).
         let elements = GuestAddress(self.ring.used_ring() + 4);
@@ -251,9 +249,11 @@ impl Queue {
     /// # Errors
     /// [`Error::Queue`].
     pub fn disable_kicks(&mut self) -> Result<(), Error> {
-        self.ring
-            .disable_notification(&self.memory)
-            .map_err(|_| self.used_ring_error())
+        if self.ring.event_idx_enabled() {
+            // An event that lies behind is as good (virtio 1.2, 2.7.10).
+            return Ok(());
+        }
+        self.store(self.ring.used_ring(), NO_NOTIFY, Ordering::Relaxed)
     }
 
     /// Tells the driver to kick again, and says whether chains became available before it could
@@ -262,9 +262,18 @@ impl Queue {
     /// # Errors
     /// [`Error::Queue`].
     pub fn enable_kicks(&mut self) -> Result<bool, Error> {
-        self.ring
-            .enable_notification(&self.memory)
-            .map_err(|_| self.used_ring_error())
+        let (ring, next) = (self.ring.used_ring(), self.ring.next_avail());
+        if self.ring.event_idx_enabled() {
+            // `avail_event`, behind the elements.
+            let event = ring + 4 + 8 * u64::from(self.ring.size());
+            self.store(event, next, Ordering::Relaxed)?;
+        } else {
+            self.store(ring, 0, Ordering::Relaxed)?;
+        }
+        // The driver must be able to see the wish before its index is read: it may be adding.
+        fence(Ordering::SeqCst);
+        let available = self.load(self.ring.avail_ring() + 2, Ordering::Relaxed)?;
+        Ok(available != next)
     }
 
     /// Kicks the queue as the driver would: its worker is called again, after other events had
@@ -302,24 +311,27 @@ impl Queue {
             }
             _ => {}
         }
-        let entry = 4 + 2 * u64::from(next & (size - 1));
-        let head = self.load(self.ring.avail_ring() + entry, Ordering::Relaxed)?;
+        let entry = self.ring.avail_ring() + 4 + 2 * u64::from(next & (size - 1));
+        let head = self.load(entry, Ordering::Relaxed)?;
         self.ring.set_next_avail(next.wrapping_add(1));
         Ok(Some(head))
     }
 
-    /// A number of the available ring, in the host's byte order.
+    /// Reads a number of a ring. What vm-memory offers for objects that may lie in two regions
+    /// costs several times as much, a dozen times for each request; these numbers are aligned.
     fn load(&self, addr: u64, order: Ordering) -> Result<u16, Error> {
-        // The ring was checked when it was enabled. What vm-memory offers for objects that may lie
-        // in two regions costs several times as much; none of these does, as it is aligned.
-        let place = self.memory.to_region_addr(GuestAddress(addr));
-        let value: Option<u16> = place.and_then(|(region, at)| region.load(at, order).ok());
-        value.map(u16::from_le).ok_or_else(|| {
-            self.error(QueueError::Ring {
-                addr,
-                why: "it can not be read",
-            })
-        })
+        let place = self.memory.get_slice(GuestAddress(addr), size_of::<u16>());
+        let value = place.ok().and_then(|place| place.load(0, order).ok());
+        value.map(u16::from_le).ok_or_else(|| self.ring_error(addr))
+    }
+
+    /// Writes a number of a ring, as [`load`](Self::load) reads it.
+    fn store(&self, addr: u64, value: u16, order: Ordering) -> Result<(), Error> {
+        let place = self.memory.get_slice(GuestAddress(addr), size_of::<u16>());
+        let stored = place
+            .ok()
+            .and_then(|place| place.store(value.to_le(), 0, order).ok());
+        stored.ok_or_else(|| self.ring_error(addr))
     }
 
     fn wants_interrupt(&mut self) -> Result<bool, Error> {
@@ -327,10 +339,10 @@ impl Queue {
         fence(Ordering::SeqCst);
         let ring = self.ring.avail_ring();
         let added = std::mem::take(&mut self.added);
-        let load = |offset| self.load(ring + offset, Ordering::Relaxed);
         if self.ring.event_idx_enabled() {
             // Whether `used_event`, behind the entries, is among the entries that were added.
-            let used_event = load(4 + 2 * u64::from(self.ring.size()))?;
+            let used_event = ring + 4 + 2 * u64::from(self.ring.size());
+            let used_event = self.load(used_event, Ordering::Relaxed)?;
             let since = self
                 .ring
                 .next_used()
@@ -338,13 +350,17 @@ impl Queue {
                 .wrapping_sub(1);
             return Ok(since < added);
         }
-        Ok(load(0)? & NO_INTERRUPT == 0)
+        Ok(self.load(ring, Ordering::Relaxed)? & NO_INTERRUPT == 0)
+    }
+
+    fn used_ring_error(&self) -> Error {
+        self.ring_error(self.ring.used_ring())
     }
 
     /// Not seen with a ring that was checked when it was enabled.
-    fn used_ring_error(&self) -> Error {
+    fn ring_error(&self, addr: u64) -> Error {
         self.error(QueueError::Ring {
-            addr: self.ring.used_ring(),
+            addr,
             why: "it is not in guest memory",
         })
     }

@@ -1,9 +1,10 @@
 //! The buffers of one direction in a chain.
 
 use strata_memory::GuestMemory;
-use vm_memory::bitmap::Bitmap;
+use vm_memory::bitmap::{Bitmap, MS};
 use vm_memory::{
-    ByteValued, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress,
+    ByteValued, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress,
+    VolatileSlice,
 };
 
 use crate::error::QueueError;
@@ -127,9 +128,9 @@ impl Segments {
     /// [`QueueError::OutsideMemory`] if `memory` is not that of the chain's queue.
     pub fn read(&mut self, memory: &GuestMemory, out: &mut [u8]) -> Result<usize, QueueError> {
         self.copy(out.len(), |addr, done, len| {
-            memory
-                .read_slice(&mut out[done..done + len], addr)
-                .map_err(|_| QueueError::outside(addr, len as u64))
+            let part = in_region(memory, addr, len)?;
+            part.copy_to(&mut out[done..done + len]);
+            Ok(())
         })
     }
 
@@ -140,9 +141,9 @@ impl Segments {
     /// [`QueueError::OutsideMemory`] if `memory` is not that of the chain's queue.
     pub fn write(&mut self, memory: &GuestMemory, data: &[u8]) -> Result<usize, QueueError> {
         self.copy(data.len(), |addr, done, len| {
-            memory
-                .write_slice(&data[done..done + len], addr)
-                .map_err(|_| QueueError::outside(addr, len as u64))
+            let part = in_region(memory, addr, len)?;
+            part.copy_from(&data[done..done + len]);
+            Ok(())
         })
     }
 
@@ -258,4 +259,16 @@ impl Segments {
         self.consume(done as u64);
         Ok(done)
     }
+}
+
+/// The memory of a part, which lies in one region. What vm-memory offers for ranges that may lie in
+/// several costs several times as much.
+fn in_region(
+    memory: &GuestMemory,
+    addr: GuestAddress,
+    len: usize,
+) -> Result<VolatileSlice<'_, MS<'_, GuestMemory>>, QueueError> {
+    memory
+        .get_slice(addr, len)
+        .map_err(|_| QueueError::outside(addr, len as u64))
 }

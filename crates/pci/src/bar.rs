@@ -30,9 +30,11 @@ pub struct BarRange {
     pub size: u64,
 }
 
-/// A BAR as it was declared.
+/// A BAR as it was declared, wherever it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Bar {
-    pub(crate) kind: BarKind,
-    pub(crate) size: u64,
+pub struct Bar {
+    /// What it maps.
+    pub kind: BarKind,
+    /// Bytes: a power of two.
+    pub size: u64,
 }

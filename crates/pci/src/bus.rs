@@ -150,6 +150,29 @@ impl Bus {
         Some(function)
     }
 
+    /// Resets every function, and gives all BARs addresses anew, as a machine's reset and its
+    /// firmware do. No vCPU runs meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::NoRoom`] for BARs that only fit in the order in which their functions came; that
+    /// function is then without addresses.
+    pub fn reset(&self) -> Result<(), Error> {
+        let mut windows = self.windows();
+        self.address.store(0, Ordering::Relaxed);
+        let slots = || (0..SLOTS).filter_map(|slot| Some((slot, self.function(slot)?)));
+        for (slot, function) in slots() {
+            function.reset();
+            windows.give_back(slot);
+        }
+        let mut result = Ok(());
+        for (slot, function) in slots() {
+            result = result.and(windows.assign(slot, &*function));
+            // What it decoded before the reset it decodes no more.
+            self.slot(slot).set(Some(function));
+        }
+        result
+    }
+
     /// A bit for each slot that has a function; bit 0 is the host bridge.
     pub fn present(&self) -> u32 {
         self.present.load(Ordering::Acquire)

@@ -51,6 +51,8 @@ pub struct ConfigState {
 #[derive(Clone, Debug)]
 pub struct ConfigSpace {
     bytes: [u8; SIZE],
+    /// The bytes as they were declared.
+    declared: [u8; SIZE],
     writable: [u8; SIZE],
     bars: [Option<Bar>; 6],
     /// Where the next capability goes, and where its offset is to be written.
@@ -63,6 +65,7 @@ impl ConfigSpace {
     pub fn new(identity: &Identity) -> Self {
         let mut config = Self {
             bytes: [0; SIZE],
+            declared: [0; SIZE],
             writable: [0; SIZE],
             bars: [None; 6],
             free: HEADER,
@@ -155,6 +158,11 @@ impl ConfigSpace {
         }
     }
 
+    /// Takes back what was written, as a reset of the function does.
+    pub fn reset(&mut self) {
+        self.bytes = self.declared;
+    }
+
     /// Sets bytes whatever a guest may write: registers with a meaning of their own. What is past
     /// the end is dropped.
     pub fn set(&mut self, offset: u16, data: &[u8]) {
@@ -173,12 +181,17 @@ impl ConfigSpace {
         u16::from_le_bytes(bytes)
     }
 
+    /// All BARs, decoded or not, each with its index: of its first register, 0 to 5.
+    pub fn bars(&self) -> impl Iterator<Item = (u8, Bar)> {
+        let bars = self.bars.iter().zip(0_u8..);
+        bars.filter_map(|(bar, index)| Some((index, (*bar)?)))
+    }
+
     /// The BARs whose memory is decoded: that is enabled, and does not pass the end of memory.
     pub fn ranges(&self) -> impl Iterator<Item = BarRange> {
         let enabled = self.u16_at(COMMAND) & COMMAND_MEMORY != 0;
-        let bars = self.bars.iter().zip(0_u8..);
-        bars.filter_map(move |(bar, index)| {
-            let Bar { kind, size } = (*bar).filter(|_| enabled)?;
+        let bars = self.bars().filter(move |_| enabled);
+        bars.filter_map(|(index, Bar { kind, size })| {
             let base = self.address(index.into(), kind) & !(size - 1);
             base.checked_add(size)?;
             Some(BarRange {
@@ -225,7 +238,9 @@ impl ConfigSpace {
         u64::from_le_bytes(bytes)
     }
 
+    /// Declares bytes.
     fn put(&mut self, at: usize, bytes: &[u8]) {
+        self.declared[at..at + bytes.len()].copy_from_slice(bytes);
         self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
     }
 }

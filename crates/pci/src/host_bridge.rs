@@ -1,6 +1,6 @@
 //! Slot 0: the bridge to the processors, which has nothing to configure.
 
-use crate::bar::BarRange;
+use crate::bar::{Bar, BarRange};
 use crate::config::{ConfigSpace, Identity};
 use crate::function::Function;
 
@@ -33,6 +33,8 @@ impl Function for HostBridge {
 
     fn write_config(&self, _offset: u16, _data: &[u8]) {}
 
+    fn bars(&self, _each: &mut dyn FnMut(u8, Bar)) {}
+
     fn ranges(&self, _each: &mut dyn FnMut(BarRange)) {}
 
     fn read_bar(&self, _bar: u8, _offset: u64, data: &mut [u8]) {
@@ -40,4 +42,6 @@ impl Function for HostBridge {
     }
 
     fn write_bar(&self, _bar: u8, _offset: u64, _data: &[u8]) {}
+
+    fn reset(&self) {}
 }

@@ -17,7 +17,7 @@ mod slot;
 #[cfg(feature = "test-utils")]
 pub mod test_utils;
 
-pub use bar::{BarKind, BarRange};
+pub use bar::{Bar, BarKind, BarRange};
 pub use bus::{Bus, BusLayout};
 pub use capability::Capability;
 pub use config::{ConfigSpace, ConfigState, Identity};

@@ -107,3 +107,30 @@ fn layouts_that_can_not_be_are_refused() {
     assert!(wrong(|l| l.mem64.start += 1));
     assert!(wrong(|l| l.mem64.end = 1 << 40));
 }
+
+#[test]
+fn a_reset_gives_every_function_its_first_place() {
+    let bus = Bus::new(layout()).unwrap();
+    bus.add(Toy::new()).unwrap();
+    bus.add(Toy::new()).unwrap();
+    let spaces = || -> Vec<[u8; 256]> { (1..3).map(|slot| read(&bus, slot, 0)).collect() };
+    let first = spaces();
+    for slot in 1..3 {
+        // Both at one place, decoded; and whatever else can be written.
+        write(&bus, slot, 0x10, &(MEM32 as u32 + 0x8_0000).to_le_bytes());
+        write(&bus, slot, 0x04, &[2, 0]);
+        write(&bus, slot, 0x3c, &[7]);
+    }
+    bus.write_port(0, &0x8000_0800_u32.to_le_bytes());
+    assert!(bus.read_memory(MEM32 + 0x8_0000, &mut [0]));
+    assert_ne!(spaces(), first);
+    bus.reset().unwrap();
+    assert_eq!(spaces(), first);
+    assert!(!bus.read_memory(MEM32 + 0x8_0000, &mut [0]));
+    assert_eq!(port_read(&bus, 0), [0; 4]);
+    // The windows are as full as before, and no fuller.
+    for _ in 0..100 {
+        bus.reset().unwrap();
+    }
+    assert_eq!(spaces(), first);
+}

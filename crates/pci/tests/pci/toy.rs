@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use strata_pci::{BarKind, BarRange, Bus, BusLayout, Capability, ConfigSpace, Function, Identity};
+use strata_pci::{
+    Bar, BarKind, BarRange, Bus, BusLayout, Capability, ConfigSpace, Function, Identity,
+};
 
 pub(crate) struct Toy {
     config: Mutex<ConfigSpace>,
@@ -45,6 +47,11 @@ impl Function for Toy {
         self.config.lock().unwrap().write(offset, data);
     }
 
+    fn bars(&self, each: &mut dyn FnMut(u8, Bar)) {
+        let config = self.config.lock().unwrap();
+        config.bars().for_each(|(index, bar)| each(index, bar));
+    }
+
     fn ranges(&self, each: &mut dyn FnMut(BarRange)) {
         self.config.lock().unwrap().ranges().for_each(each);
     }
@@ -59,6 +66,10 @@ impl Function for Toy {
     fn write_bar(&self, bar: u8, offset: u64, data: &[u8]) {
         let write = (bar, offset, data.to_vec());
         self.writes.lock().unwrap().push(write);
+    }
+
+    fn reset(&self) {
+        self.config.lock().unwrap().reset();
     }
 }
 

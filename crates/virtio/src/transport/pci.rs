@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use strata_memory::GuestMemory;
-use strata_pci::{BarRange, ConfigSpace, Function, MsiError, MsiSink, Msix};
+use strata_pci::{Bar, BarRange, ConfigSpace, Function, MsiError, MsiSink, Msix};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::common::{Registers, STATUS};
@@ -200,6 +200,14 @@ impl Function for VirtioPci {
         }
     }
 
+    fn bars(&self, each: &mut dyn FnMut(u8, Bar)) {
+        let inner = self.lock();
+        inner
+            .config
+            .bars()
+            .for_each(|(index, bar)| each(index, bar));
+    }
+
     fn ranges(&self, each: &mut dyn FnMut(BarRange)) {
         self.lock().config.ranges().for_each(each);
     }
@@ -217,6 +225,14 @@ impl Function for VirtioPci {
         if !self.notify(offset) {
             self.lock().write_bar(offset, data);
         }
+    }
+
+    fn reset(&self) {
+        let inner = &mut *self.lock();
+        inner.life.stop();
+        told(inner.msix.reset());
+        inner.config.reset();
+        inner.config_changed();
     }
 
     fn removed(&self) {

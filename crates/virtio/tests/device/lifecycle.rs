@@ -199,3 +199,20 @@ fn a_state_that_does_not_fit_is_refused() {
         assert!(fresh.device().set_state(&state).is_err());
     }
 }
+
+#[test]
+fn a_reset_of_the_bus_resets_the_device_and_a_driver_finds_it_as_new() {
+    let probe = Probe::new();
+    let mut driver = busy(&probe);
+    driver.bus().reset().unwrap();
+    assert_eq!(count(&probe.in_flight), 0, "what was in flight is finished");
+    assert_eq!((count(&probe.workers), count(&probe.resets)), (0, 1));
+    assert!(driver.binder().addresses().is_empty());
+    let mut command = [0; 2];
+    driver.read_config_space(4, &mut command);
+    assert_eq!(command, [0; 2], "nothing is decoded");
+    driver.probe();
+    assert_eq!(driver.status(), 0);
+    driver.start(u64::MAX);
+    assert_eq!(count(&probe.workers), 3);
+}

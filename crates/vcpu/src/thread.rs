@@ -67,7 +67,7 @@ impl Shared {
 pub struct VcpuThread {
     index: u32,
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<ExitReason>>,
+    thread: Mutex<Option<JoinHandle<ExitReason>>>,
 }
 
 impl VcpuThread {
@@ -95,25 +95,39 @@ impl VcpuThread {
             }),
             changed: Condvar::new(),
         });
-        let end = EndGuard(Arc::clone(&shared));
-        let thread = Builder::new()
-            .name(format!("vcpu{index}"))
-            .stack_size(STACK_SIZE)
-            .spawn(move || {
-                let reason = run(&end.0, &*handler);
-                drop(end);
-                handler.ended(index, &reason);
-                reason
-            })
-            .map_err(|source| Error::Spawn {
-                vcpu: index,
-                source,
-            })?;
+        let thread = start(index, Arc::clone(&shared), handler)?;
         Ok(Self {
             index,
             shared,
-            thread: Some(thread),
+            thread: Mutex::new(Some(thread)),
         })
+    }
+
+    /// Gives a vCPU that has ended a new thread, on which it is paused; without effect on one that
+    /// has not. The access that ended it is completed, but its state is otherwise that of its end:
+    /// [set it](Vcpu::set_state) before [`resume`](Self::resume).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Ended`] if its handler panicked, [`Error::Spawn`].
+    pub fn revive<H: ExitHandler>(&self, handler: Arc<H>) -> Result<()> {
+        let mut thread = self.thread();
+        if !self.has_ended() {
+            return Ok(());
+        }
+        if let Some(ended) = thread.take() {
+            // A panic of the handler was already printed by its own thread.
+            let _ = ended.join();
+        }
+        let mut control = self.shared.lock();
+        let vcpu = control.parked.as_mut();
+        let vcpu = vcpu.ok_or(Error::Ended { vcpu: self.index })?;
+        vcpu.complete_access();
+        control.request = Request::Pause;
+        control.ended = false;
+        drop(control);
+        *thread = Some(start(self.index, Arc::clone(&self.shared), handler)?);
+        Ok(())
     }
 
     /// The vCPU's index.
@@ -173,7 +187,8 @@ impl VcpuThread {
     ///
     /// [`Error::Signal`].
     pub fn kick(&self) -> Result<()> {
-        let Some(thread) = &self.thread else {
+        let thread = self.thread();
+        let Some(thread) = thread.as_ref() else {
             return Ok(());
         };
         self.shared.page.set_immediate_exit(true);
@@ -215,12 +230,17 @@ impl VcpuThread {
     /// # Panics
     ///
     /// If the handler panicked on the vCPU's thread.
-    pub fn join(mut self) -> ExitReason {
-        match self.thread.take().map(JoinHandle::join) {
+    pub fn join(self) -> ExitReason {
+        let thread = self.thread().take();
+        match thread.map(JoinHandle::join) {
             Some(Ok(reason)) => reason,
             Some(Err(panic)) => std::panic::resume_unwind(panic),
             None => ExitReason::Stopped,
         }
+    }
+
+    fn thread(&self) -> MutexGuard<'_, Option<JoinHandle<ExitReason>>> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn request(&self, request: Request) -> Result<()> {
@@ -239,9 +259,9 @@ impl VcpuThread {
 
 impl Drop for VcpuThread {
     fn drop(&mut self) {
-        if self.thread.is_some() && self.stop().is_ok() {
+        if self.stop().is_ok() {
             // A panic of the handler was already printed by its own thread.
-            let _ = self.thread.take().map(JoinHandle::join);
+            let _ = self.thread().take().map(JoinHandle::join);
         }
     }
 }
@@ -254,6 +274,28 @@ impl Drop for EndGuard {
         self.0.lock().ended = true;
         self.0.changed.notify_all();
     }
+}
+
+/// Starts the thread `vcpuN`.
+fn start<H: ExitHandler>(
+    index: u32,
+    shared: Arc<Shared>,
+    handler: Arc<H>,
+) -> Result<JoinHandle<ExitReason>> {
+    let end = EndGuard(shared);
+    Builder::new()
+        .name(format!("vcpu{index}"))
+        .stack_size(STACK_SIZE)
+        .spawn(move || {
+            let reason = run(&end.0, &*handler);
+            drop(end);
+            handler.ended(index, &reason);
+            reason
+        })
+        .map_err(|source| Error::Spawn {
+            vcpu: index,
+            source,
+        })
 }
 
 fn run<H: ExitHandler>(shared: &Shared, handler: &H) -> ExitReason {

@@ -136,6 +136,20 @@ impl Vcpu {
         Step::End(ExitReason::Abnormal(Box::new(self.report(cause, handler))))
     }
 
+    /// Lets KVM complete the access that the last exit was for, and its parts that are still to come,
+    /// without running the guest (KVM API, KVM_RUN). What would be read is dropped.
+    pub(crate) fn complete_access(&mut self) {
+        /// An element at a time, of the most that one instruction moves at once.
+        const MOST_EXITS: usize = 64;
+        self.page.set_immediate_exit(true);
+        for _ in 0..MOST_EXITS {
+            if self.fd.run().is_err() {
+                break;
+            }
+        }
+        self.page.set_immediate_exit(false);
+    }
+
     fn report<H: ExitHandler>(&self, cause: Cause, handler: &H) -> AbnormalExit {
         let registers = Registers::read(&self.fd).ok();
         let instruction = registers

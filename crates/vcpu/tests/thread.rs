@@ -288,3 +288,37 @@ fn a_panic_of_the_handler_leaves_nobody_waiting() {
     ));
     thread.join();
 }
+
+#[test]
+fn an_ended_vcpu_is_revived_with_its_access_done() {
+    let vm = TestVm::new(Irqchip::Kernel);
+    let code = [
+        0x43, // next: inc ebx
+        0xe6,
+        Recorder::SHUTDOWN_PORT as u8, // out SHUTDOWN_PORT, al
+        0xeb,
+        0xfb, // jmp next
+    ];
+    let vcpu = vm.vcpu_with_code(&Mode::Protected, &code);
+    let thread = VcpuThread::spawn(vcpu, Arc::new(vm.recorder())).unwrap();
+    let rbx = |thread: &VcpuThread| {
+        thread
+            .with_paused(|vcpu| vcpu.fd().get_regs().unwrap().rbx)
+            .unwrap()
+    };
+    let first = rbx(&thread);
+    for round in 1..=20 {
+        thread.resume().unwrap();
+        while !thread.has_ended() {
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        thread.revive(Arc::new(vm.recorder())).unwrap();
+        assert!(!thread.has_ended());
+        // The instruction is behind it, and nothing more has run.
+        assert_eq!(rip(&thread), CODE_ADDR + 3);
+        assert_eq!(rbx(&thread), first + round);
+    }
+    // Of no effect on one that has not ended.
+    thread.revive(Arc::new(vm.recorder())).unwrap();
+    stop(thread);
+}

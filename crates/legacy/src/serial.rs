@@ -9,6 +9,15 @@ const NAME: &str = "serial port";
 /// Bytes of input that the port holds for the guest.
 const INPUT_LEN: usize = 64;
 
+/// Offsets of registers: data, interrupt enable, interrupt identification, line control and scratch.
+/// With the divisor latch bit in line control the first two are the divisor.
+const DATA: u64 = 0;
+const IER: u64 = 1;
+const IIR: u64 = 2;
+const LCR: u64 = 3;
+const SCR: u64 = 7;
+const LCR_DLAB: u8 = 1 << 7;
+
 /// Modem control register: its offset, and the bit of the loopback mode.
 const MCR: u64 = 4;
 const MCR_LOOP: u8 = 1 << 4;
@@ -167,6 +176,37 @@ impl<T: Trigger<E = io::Error>, W: Write> Serial<T, W> {
         }
     }
 
+    /// Resets the registers as the machine's reset line does. Input that was not read is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Interrupt`], [`Error::SerialOutput`]; the registers are reset all the same.
+    pub fn reset(&mut self) -> Result<(), Error> {
+        let defaults = serial::SerialState::default();
+        let writes = [
+            (LCR, LCR_DLAB),
+            (DATA, defaults.baud_divisor_low),
+            (IER, defaults.baud_divisor_high),
+            (LCR, defaults.line_control),
+            (IER, defaults.interrupt_enable),
+            (MCR, defaults.modem_control),
+            (SCR, defaults.scratch),
+        ];
+        let mut reset = Ok(());
+        for (offset, value) in writes {
+            let written = self.write_register(offset, value).map(drop);
+            reset = reset.and(written);
+        }
+        for _ in 0..INPUT_LEN {
+            self.port.read(DATA as u8);
+        }
+        // To read the interrupt identification is to answer it.
+        self.port.read(IIR as u8);
+        if self.input_waits {
+            self.ask_for_input();
+        }
+        reset
+    }
+
     /// Where the output goes.
     pub fn output(&self) -> &W {
         self.port.writer()
@@ -233,7 +273,6 @@ mod tests {
     use crate::test_utils::CountingTrigger;
 
     const LSR: u64 = 5;
-    const IER: u64 = 1;
 
     struct Rig {
         serial: Serial<CountingTrigger, Vec<u8>>,
@@ -386,5 +425,26 @@ mod tests {
             Serial::from_state(&serial.state(), interrupt.clone(), room, Vec::new()).unwrap();
         assert_eq!(interrupt.count(), 1);
         assert_eq!(read(&mut restored, 0), b'x');
+    }
+
+    #[test]
+    fn a_reset_leaves_nothing_of_before() {
+        let Rig {
+            mut serial, room, ..
+        } = rig();
+        let fresh = serial.state();
+        for (register, value) in [(LCR, 0x80), (DATA, 1), (LCR, 0x1b), (IER, 5), (SCR, 9)] {
+            serial.write(register, &[value]).unwrap();
+        }
+        assert_eq!(serial.enqueue(&[b'a'; 80]).unwrap(), INPUT_LEN);
+        serial.reset().unwrap();
+        assert_eq!(serial.state(), fresh);
+        assert_eq!(read(&mut serial, LSR), 0x60);
+        assert_eq!(room.count(), 1, "what waits is asked for");
+        // From the loopback mode, too.
+        serial.write(MCR, &[MCR_LOOP]).unwrap();
+        serial.write(DATA, b"x").unwrap();
+        serial.reset().unwrap();
+        assert_eq!(serial.state(), fresh);
     }
 }

@@ -200,6 +200,33 @@ fn what_is_plugged_in_and_out_two_hundred_times_leaves_nothing() {
 }
 
 #[test]
+fn what_is_on_the_bus_is_told_with_its_regions() {
+    let guest = Guest::new(Payload::Eject);
+    let (child, mut client) = start(&guest, &["--rng=on"]);
+    let answer = client.run("query-pci", json!({}));
+    let devices = answer[0]["devices"].as_array().unwrap();
+    assert_eq!(devices.len(), 2);
+    assert_eq!(devices[0]["regions"], json!([]), "the host bridge");
+    assert_eq!(devices[1]["qdev_id"], "rng");
+    let regions = devices[1]["regions"].as_array().unwrap();
+    assert_eq!(regions.len(), 1);
+    let size = regions[0]["size"].as_u64().unwrap();
+    assert!(size.is_power_of_two() && size >= 4096, "{size}");
+    // No driver of this guest's has switched it on.
+    assert_eq!(
+        regions[0],
+        json!({ "bar": 0, "type": "memory", "address": -1, "size": size,
+                "prefetch": false, "mem_type_64": true })
+    );
+    client.run("quit", json!({}));
+    assert_eq!(child.code(), Some(0));
+    let off = Guest::new(Payload::Eject);
+    let (_child, mut client) = start(&off, &["--rng", "off"]);
+    let devices = client.run("query-pci", json!({}));
+    assert_eq!(devices[0]["devices"].as_array().unwrap().len(), 1);
+}
+
+#[test]
 fn what_can_not_be_had_is_refused_in_a_sentence() {
     let guest = Guest::new(Payload::Eject);
     let (root, other) = (

@@ -129,7 +129,8 @@ pub struct PartialConfig {
     #[serde(default, deserialize_with = "options::deserialize_list")]
     pub net: Vec<NetConfig>,
     /// Give the guest random numbers of the host's (virtio-rng)
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    #[arg(long, num_args = 0..=1, default_missing_value = "on", value_name = "on|off", value_parser = options::switch)]
+    #[serde(default, deserialize_with = "options::some")]
     pub rng: Option<bool>,
     /// A memory balloon: how much the guest gives at its start, and options behind it:
     /// deflate-on-oom=on or off, free-page-reporting=on or off [default of each: on]
@@ -170,7 +171,8 @@ pub struct PartialConfig {
     #[arg(long, value_name = "WHERE")]
     pub kernel_entry: Option<KernelEntry>,
     /// The kernel was built for a PVM host, which can not run any other (see `strata doctor`)
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    #[arg(long, num_args = 0..=1, default_missing_value = "on", value_name = "on|off", value_parser = options::switch)]
+    #[serde(default, deserialize_with = "options::some")]
     pub pvm_kernel: Option<bool>,
 }
 
@@ -471,3 +473,23 @@ mod tests {
         assert_eq!(parse_cpus("254"), Ok(254));
     }
 }
+    #[test]
+    fn switches_are_on_and_off_in_all_ways() {
+        for (value, on) in [
+            ("\"on\"", true),
+            ("\"off\"", false),
+            ("true", true),
+            ("false", false),
+        ] {
+            let text = format!(r#"{{ "kernel": "k", "rng": {value}, "pvm-kernel": {value} }}"#);
+            let config: PartialConfig = serde_json::from_str(&text).unwrap();
+            assert_eq!(
+                (config.rng, config.pvm_kernel),
+                (Some(on), Some(on)),
+                "{text}"
+            );
+        }
+        let said = serde_json::from_str::<PartialConfig>(r#"{ "rng": "very" }"#).unwrap_err();
+        assert!(said.to_string().contains("on or off"), "{said}");
+    }
+

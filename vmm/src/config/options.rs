@@ -216,6 +216,11 @@ impl FromText for bool {
     }
 }
 
+/// Reads a switch of the command line.
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    bool::from_text(text)
+}
+
 macro_rules! from_text_by_parsing {
     ($($type:ty),*) => {$(
         impl FromText for $type {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use strata_qmp::{Commands, Error, NoArguments};
 
 use super::Control;
-use crate::devices::Function;
+use crate::devices::{Function, Region};
 
 pub(super) fn add(commands: Commands<Control>) -> Commands<Control> {
     commands.with("query-pci", Control::query_pci)
@@ -35,6 +35,18 @@ fn describe(function: &Function) -> Value {
             "subsystem": half(0x2e),
         },
         "irq_pin": header[0x3d],
-        "regions": [],
+        "regions": function.regions.iter().map(region).collect::<Vec<_>>(),
+    })
+}
+
+/// QAPI's `PciMemoryRegion`. One that is not decoded has the address -1, as in QEMU.
+fn region(region: &Region) -> Value {
+    json!({
+        "bar": region.bar,
+        "type": "memory",
+        "address": region.address.map_or_else(|| json!(-1), Value::from),
+        "size": region.size,
+        "prefetch": false,
+        "mem_type_64": region.is_64,
     })
 }

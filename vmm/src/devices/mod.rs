@@ -27,7 +27,7 @@ pub use self::disk::{Disks, OpenDisk};
 pub use self::net::{Nets, OpenNet};
 pub use self::node::Node;
 use self::pci::HotPlugPorts;
-pub use self::pci::{Function, Pci, Removed};
+pub use self::pci::{Function, Pci, Region, Removed};
 use self::ports::Ports;
 pub use self::power::{Power, PowerButton};
 pub use self::secret::Secrets;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use kvm_ioctls::VmFd;
 use strata_interrupts::Controller;
 use strata_memory::GuestMemory;
-use strata_pci::Bus;
+use strata_pci::{Bar, BarKind, Bus};
 use strata_virtio::{Device, VirtioPci};
 use vm_device::DevicePio;
 use vm_device::bus::{PioAddress, PioAddressOffset};
@@ -55,6 +55,41 @@ pub struct Function {
     pub id: Option<String>,
     /// The first 64 bytes of its configuration space (PCI Local Bus 3.0, 6.1).
     pub header: [u8; 64],
+    /// Its BARs.
+    pub regions: Vec<Region>,
+}
+
+/// A BAR of a function.
+pub struct Region {
+    /// Its index: of its first register, 0 to 5.
+    pub bar: u8,
+    /// Whether it may be above 4 GiB.
+    pub is_64: bool,
+    /// Bytes.
+    pub size: u64,
+    /// Guest-physical address; none while its memory is not decoded.
+    pub address: Option<u64>,
+}
+
+impl Region {
+    fn all(function: &dyn strata_pci::Function) -> Vec<Self> {
+        let mut regions = Vec::new();
+        function.bars(&mut |bar, Bar { kind, size }| {
+            regions.push(Self {
+                bar,
+                is_64: kind == BarKind::Memory64,
+                size,
+                address: None,
+            });
+        });
+        function.ranges(&mut |range| {
+            let region = regions.iter_mut().find(|region| region.bar == range.bar);
+            if let Some(region) = region {
+                region.address = Some(range.base);
+            }
+        });
+        regions
+    }
 }
 
 impl Pci {
@@ -209,6 +244,7 @@ impl Pci {
                     .find(|card| card.is(&function))
                     .map(|card| card.id.clone()),
                 header,
+                regions: Region::all(&*function),
             })
         });
         functions.collect()

@@ -81,6 +81,17 @@ pub enum KernelEntry {
     Pvh,
 }
 
+/// What becomes of a machine whose guest reboots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum OnReboot {
+    /// It ends, and the exit code says why.
+    #[default]
+    Shutdown,
+    /// It starts again.
+    Reset,
+}
+
 /// What the user said of a machine, on the command line or in a file. Everything is optional
 /// here: the two are laid over each other before anything is required.
 #[derive(Clone, Debug, Default, Deserialize, clap::Args)]
@@ -170,6 +181,10 @@ pub struct PartialConfig {
     /// Where the kernel is entered [default: auto]
     #[arg(long, value_name = "WHERE")]
     pub kernel_entry: Option<KernelEntry>,
+    /// What a guest's reboot does: shutdown, end the run with exit code 3; reset, start the machine
+    /// again [default: shutdown]
+    #[arg(long, value_name = "ACTION")]
+    pub on_reboot: Option<OnReboot>,
     /// The kernel was built for a PVM host, which can not run any other (see `strata doctor`)
     #[arg(long, num_args = 0..=1, default_missing_value = "on", value_name = "on|off", value_parser = options::switch)]
     #[serde(default, deserialize_with = "options::some")]
@@ -225,6 +240,8 @@ pub struct MachineConfig {
     pub kernel_mode: KernelMode,
     /// Where the kernel is entered.
     pub kernel_entry: KernelEntry,
+    /// What a guest's reboot does.
+    pub on_reboot: OnReboot,
     /// The kernel was built for a PVM host.
     pub pvm_kernel: bool,
 }
@@ -279,6 +296,7 @@ impl PartialConfig {
             irqchip: self.irqchip.or(lower.irqchip),
             kernel_mode: self.kernel_mode.or(lower.kernel_mode),
             kernel_entry: self.kernel_entry.or(lower.kernel_entry),
+            on_reboot: self.on_reboot.or(lower.on_reboot),
             pvm_kernel: self.pvm_kernel.or(lower.pvm_kernel),
         }
     }
@@ -337,6 +355,7 @@ impl PartialConfig {
             irqchip: self.irqchip.unwrap_or_default(),
             kernel_mode: self.kernel_mode.unwrap_or_default(),
             kernel_entry: self.kernel_entry.unwrap_or_default(),
+            on_reboot: self.on_reboot.unwrap_or_default(),
             pvm_kernel: self.pvm_kernel.unwrap_or_default(),
         })
     }
@@ -466,14 +485,6 @@ mod tests {
     }
 
     #[test]
-    fn cpu_counts_are_bounded() {
-        for bad in ["0", "255", "256", "4294967297", "-1", "two", ""] {
-            assert!(parse_cpus(bad).is_err(), "{bad}");
-        }
-        assert_eq!(parse_cpus("254"), Ok(254));
-    }
-}
-    #[test]
     fn switches_are_on_and_off_in_all_ways() {
         for (value, on) in [
             ("\"on\"", true),
@@ -493,3 +504,11 @@ mod tests {
         assert!(said.to_string().contains("on or off"), "{said}");
     }
 
+    #[test]
+    fn cpu_counts_are_bounded() {
+        for bad in ["0", "255", "256", "4294967297", "-1", "two", ""] {
+            assert!(parse_cpus(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_cpus("254"), Ok(254));
+    }
+}

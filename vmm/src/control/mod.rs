@@ -54,6 +54,7 @@ fn commands() -> Commands<Control> {
         .with("stop", Control::stop)
         .with("cont", Control::cont)
         .with("system_powerdown", Control::power_down)
+        .with("system_reset", Control::reset)
         .with("quit", Control::quit);
     let commands = balloon::add(block::add(block_query::add(commands)));
     pci::add(net::add(device::add(commands)))
@@ -106,6 +107,11 @@ impl Control {
     fn power_down(&mut self, _: NoArguments) -> Result<(), Error> {
         self.parts.power_button.press();
         self.announcer().announce("POWERDOWN", || Value::Null);
+        Ok(())
+    }
+
+    fn reset(&mut self, _: NoArguments) -> Result<(), Error> {
+        self.end.set(Finish::Reset);
         Ok(())
     }
 

@@ -45,6 +45,12 @@ impl Power {
         }
     }
 
+    /// Forgets it all, for a machine that starts again.
+    pub fn reset(&self) {
+        self.action.store(RESUME, Ordering::Relaxed);
+        self.panicked.store(false, Ordering::Relaxed);
+    }
+
     /// Whether the guest's kernel has said that it panicked.
     pub fn panicked(&self) -> bool {
         self.panicked.load(Ordering::Relaxed)

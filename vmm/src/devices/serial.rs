@@ -60,6 +60,13 @@ impl SerialPort {
         })
     }
 
+    /// Resets its registers.
+    pub fn reset(&self) {
+        if let Err(error) = self.ports.lock().reset() {
+            log::debug!("the serial port: {error}");
+        }
+    }
+
     pub(super) fn name(&self) -> &'static str {
         self.ports.name()
     }

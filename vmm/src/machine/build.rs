@@ -52,8 +52,10 @@ pub(super) struct Machine {
     pub(super) announcer: Announcer,
     control: Cell<Option<Listener>>,
     input: Cell<Option<Source>>,
+    pub(super) controller: Controller,
+    pub(super) bus: Arc<Bus>,
     _vm: Arc<VmFd>,
-    _ram: Arc<GuestRam>,
+    pub(super) ram: Arc<GuestRam>,
 }
 
 impl Machine {
@@ -106,7 +108,7 @@ impl Machine {
             devices.io,
             Arc::clone(&pci),
             Arc::clone(&devices.power),
-            controller,
+            controller.clone(),
             ram.memory().clone(),
             Arc::clone(&ended),
         ));
@@ -128,8 +130,10 @@ impl Machine {
             announcer,
             control: Cell::new(control),
             input: Cell::new(input),
+            controller,
+            bus,
             _vm: vm,
-            _ram: ram,
+            ram,
         })
     }
 
@@ -156,7 +160,7 @@ impl Machine {
     }
 }
 
-fn open_host(config: &MachineConfig) -> Result<Host, Error> {
+pub(super) fn open_host(config: &MachineConfig) -> Result<Host, Error> {
     let host = Host::open()?;
     if !host.kind().runs_stock_kernels() && !config.pvm_kernel {
         return Err(Error::PvmHost);
@@ -165,7 +169,7 @@ fn open_host(config: &MachineConfig) -> Result<Host, Error> {
     Ok(host)
 }
 
-fn open_kernel(config: &MachineConfig) -> Result<Kernel, Error> {
+pub(super) fn open_kernel(config: &MachineConfig) -> Result<Kernel, Error> {
     let kernel = match config.kernel_mode {
         KernelMode::Bzimage => Kernel::open(&config.kernel)?,
         KernelMode::Extract => {
@@ -187,7 +191,7 @@ fn open_kernel(config: &MachineConfig) -> Result<Kernel, Error> {
     Ok(kernel)
 }
 
-fn open_initrd(config: &MachineConfig) -> Result<Option<Initrd>, Error> {
+pub(super) fn open_initrd(config: &MachineConfig) -> Result<Option<Initrd>, Error> {
     let Some(path) = config.initrd.as_deref() else {
         return Ok(None);
     };
@@ -224,7 +228,10 @@ fn ram_config(memory: &MemoryConfig) -> RamConfig {
 }
 
 /// A machine of KVM's with its interrupt controller, and nothing else yet.
-fn create_vm(host: &Host, config: &MachineConfig) -> Result<(Arc<VmFd>, Controller), Error> {
+pub(super) fn create_vm(
+    host: &Host,
+    config: &MachineConfig,
+) -> Result<(Arc<VmFd>, Controller), Error> {
     let vm = host.kvm().create_vm().map_err(|source| Error::Kvm {
         what: "create a machine",
         source,
@@ -240,7 +247,7 @@ fn create_vm(host: &Host, config: &MachineConfig) -> Result<(Arc<VmFd>, Controll
 }
 
 /// Fills guest memory: firmware tables, kernel, initrd and boot parameters.
-fn load(
+pub(super) fn load(
     config: &MachineConfig,
     kernel: &Kernel,
     initrd: Option<&Initrd>,

@@ -40,6 +40,12 @@ impl Ended {
         let _ = self.event.write(1);
     }
 
+    /// Forgets who has ended: all have been revived.
+    pub(super) fn clear(&self) {
+        let _ = self.event.read();
+        *self.first.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Who ended first, and why.
     pub(super) fn first(&self) -> Option<(u32, ExitReason)> {
         self.first

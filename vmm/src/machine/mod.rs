@@ -12,6 +12,7 @@ mod ended;
 mod hot_plug_watch;
 mod input;
 mod pace;
+mod restart;
 mod signals;
 
 use std::cell::{Cell, RefCell};
@@ -34,7 +35,7 @@ pub use self::pace::{Pace, Status};
 use self::signals::Signals;
 use crate::announce::Announcer;
 use crate::arch;
-use crate::config::MachineConfig;
+use crate::config::{MachineConfig, OnReboot};
 use crate::console::terminal::RawMode;
 use crate::control::{Control, Server};
 use crate::devices::VirtioConsole;
@@ -60,11 +61,14 @@ pub(crate) enum Finish {
     Outside(Outcome),
     /// A vCPU has ended; [`Ended`] says why.
     Vcpu,
+    /// The machine starts again, on a client's request.
+    Reset,
 }
 
 impl End {
+    /// Ends the main loop. A wish from outside is not lost to a guest that reboots at that moment.
     pub(crate) fn set(&self, finish: Finish) {
-        if self.0.get().is_none() {
+        if !matches!(self.0.get(), Some(Finish::Outside(_))) {
             self.0.set(Some(finish));
         }
     }
@@ -134,12 +138,29 @@ pub fn run(config: &MachineConfig) -> Result<Outcome, Error> {
     }
     machine.pci.start();
     pace.start()?;
-    let finish = main_loop(&mut events, &end)?;
-    pace.end();
-    let outcome = match finish {
-        Finish::Outside(outcome) => Ok(outcome),
-        Finish::Vcpu => outcome_of(&machine),
+    let outcome = loop {
+        match main_loop(&mut events, &end)? {
+            Finish::Outside(outcome) => break Ok(outcome),
+            Finish::Reset => pace.halt()?,
+            Finish::Vcpu => {}
+        }
+        // What a guest has come to in the meantime counts for more than a client's request.
+        let by_guest = machine.ended.first().is_some();
+        if by_guest {
+            let outcome = outcome_of(&machine);
+            let again = config.on_reboot == OnReboot::Reset;
+            if !again || !matches!(outcome, Ok(Outcome::Reboot)) {
+                break outcome;
+            }
+            pace.halt()?;
+        }
+        if let Err(error) = machine.restart(config) {
+            break Err(error);
+        }
+        announce_reset(&machine.announcer, by_guest);
+        pace.end_halt()?;
     };
+    pace.end();
     if let Some(server) = &server {
         announce_end(&machine.announcer, &outcome);
         server.borrow_mut().tell();
@@ -195,7 +216,7 @@ fn main_loop(events: &mut Loop, end: &End) -> Result<Finish, Error> {
             sys::drop_startup_memory();
             timeout = FOREVER;
         }
-        if let Some(finish) = end.0.get() {
+        if let Some(finish) = end.0.take() {
             return Ok(finish);
         }
     }
@@ -216,6 +237,16 @@ fn announce_end(announcer: &Announcer, outcome: &Result<Outcome, Error>) {
         announcer.announce("GUEST_PANICKED", || json!({ "action": "poweroff" }));
     }
     announcer.announce("SHUTDOWN", || json!({ "guest": guest, "reason": reason }));
+}
+
+/// Tells the clients of the control socket that the machine starts again (QMP's `RESET`).
+fn announce_reset(announcer: &Announcer, guest: bool) {
+    let reason = if guest {
+        "guest-reset"
+    } else {
+        "host-qmp-system-reset"
+    };
+    announcer.announce("RESET", || json!({ "guest": guest, "reason": reason }));
 }
 
 /// What the first vCPU to end makes of the whole machine.

@@ -91,6 +91,14 @@ impl Pace {
             }
             _ => return Ok(()),
         }
+        self.halt()?;
+        self.0.status.set(status);
+        self.0.announcer.announce("STOP", || Value::Null);
+        Ok(())
+    }
+
+    /// Pauses the vCPUs and tells nobody: for what they are not to see, and their user neither.
+    pub(super) fn halt(&self) -> Result<(), Error> {
         // All are asked before the first is waited for.
         for vcpu in self.0.vcpus.iter() {
             vcpu.request_pause()?;
@@ -98,9 +106,15 @@ impl Pace {
         for vcpu in self.0.vcpus.iter() {
             vcpu.pause()?;
         }
-        self.0.status.set(status);
-        self.0.announcer.announce("STOP", || Value::Null);
         Ok(())
+    }
+
+    /// Lets vCPUs go on that were halted, unless the machine is paused.
+    pub(super) fn end_halt(&self) -> Result<(), Error> {
+        match self.status() {
+            Status::Running => self.start(),
+            _ => Ok(()),
+        }
     }
 
     /// Lets paused vCPUs go on, and tries again what a disk could not do; without effect on vCPUs

@@ -11,6 +11,8 @@ pub enum Payload {
     PowerOff,
     /// Says `ready` and asks for a reset.
     Reset,
+    /// Says `ready`, `used` if its memory has been used before, and asks for a reset.
+    Remember,
     /// Says `ready` and goes to the reset vector in real mode.
     ResetVector,
     /// Says `ready` and triple-faults.
@@ -35,6 +37,7 @@ impl Payload {
         let (start, end) = match self {
             Self::PowerOff => (&raw const power_off, &raw const power_off_end),
             Self::Reset => (&raw const reset, &raw const reset_end),
+            Self::Remember => (&raw const remember, &raw const remember_end),
             Self::ResetVector => (&raw const reset_vector, &raw const reset_vector_end),
             Self::TripleFault => (&raw const triple_fault, &raw const triple_fault_end),
             Self::Echo => (&raw const echo, &raw const echo_end),
@@ -71,7 +74,7 @@ labels!(
     button_end
 );
 labels!(spin, spin_end, halt, halt_end, wild, wild_end);
-labels!(eject, eject_end);
+labels!(eject, eject_end, remember, remember_end);
 
 // S5 is sleep type 5 in `\_S5`; bit 5 of the sleep control register is SLP_EN (ACPI 6.5 §4.8.3.7).
 global_asm!(
@@ -122,6 +125,17 @@ global_asm!(
     mov al, {reset_value}
     out dx, al
     FINISH reset
+
+    BEGIN remember
+    mov edi, 0x500000
+    cmp dword ptr [edi], 0
+    je 6f
+    SAY "used"
+6:  mov dword ptr [edi], 1
+    mov edx, {reset_port}
+    mov al, {reset_value}
+    out dx, al
+    FINISH remember
 
     // By a 16-bit code segment, as the SDM (volume 3, 9.9.2) has it.
     BEGIN reset_vector

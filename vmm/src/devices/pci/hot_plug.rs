@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use strata_interrupts::{Controller, Interrupt};
-use strata_pci::{Bus, Function, HotPlug, HotPlugEvents};
+use strata_pci::{Bus, Function, HotPlug, HotPlugEvents, HotPlugState};
 use strata_virtio::VirtioPci;
 use vm_device::DevicePio;
 use vm_device::bus::{PioAddress, PioAddressOffset};
@@ -81,6 +81,16 @@ impl Slots {
 
     pub(super) fn request_removal(&self, slot: u8) -> Result<(), Error> {
         Ok(self.hot_plug.request_removal(slot)?)
+    }
+
+    /// What came while the guest ran it now finds by itself; what it was asked to let go of it is
+    /// asked again.
+    pub(super) fn reset(&self) {
+        let state = self.hot_plug.state();
+        self.hot_plug.set_state(&HotPlugState {
+            inserted: 0,
+            ..state
+        });
     }
 
     pub(super) fn take_removed(&self) -> Vec<Arc<dyn Function>> {

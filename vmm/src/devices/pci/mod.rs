@@ -250,6 +250,17 @@ impl Pci {
         functions.collect()
     }
 
+    /// Resets the bus and all that is on it. The vCPUs are paused.
+    ///
+    /// # Errors
+    /// [`Error::Pci`].
+    pub fn reset(&self) -> Result<(), Error> {
+        if let Some(slots) = &self.hot_plug {
+            slots.reset();
+        }
+        Ok(self.bus.reset()?)
+    }
+
     /// Ends the devices' workers: nothing reads or writes guest memory for them any more.
     pub fn stop(&self) {
         let cards = std::mem::take(&mut *self.cards());

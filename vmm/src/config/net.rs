@@ -29,7 +29,7 @@ impl FromText for InterfaceName {
 pub enum Vhost {
     /// It does, or there is no card.
     On,
-    /// It does not.
+    /// It does not: the default, as no measurement has yet shown that a usual guest gains by it.
     #[default]
     Off,
     /// It does where the host offers it.

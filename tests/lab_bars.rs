@@ -1,11 +1,11 @@
 //! The bars that no load moves: instructions up to the first entry and to init, exits and faults,
-//! memory, threads, the size of the program.
+//! memory, also of each idle device, threads, the size of the program.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use strata_lab::{Boot, Cost, Format, Lab};
-use strata_tests::strata;
+use strata_tests::{Config, Disks, Level1, strata};
 
 const RUN: [&str; 11] = [
     "run",
@@ -72,6 +72,62 @@ fn a_boot_stays_within_its_bars_with_the_split_controller() {
     let cost = measure(&["--irqchip", "split"]);
     check(&cost);
     assert!(cost.mmio_exits > 0, "strata has the IOAPIC");
+}
+
+/// What an idle device may take of the host's memory, in KiB.
+const IDLE_DEVICE_KB: u64 = 150;
+
+/// KiB of host memory that the running monitor has beside its guest's: the proportional set size,
+/// the rings that it shares with io_uring among it, of all but the guest's memory and the program's
+/// own pages, which the host has once; and each thread's stack in the kernel (THREAD_SIZE, 16 KiB).
+const BESIDE_GUEST: &str = "awk '\
+    /^[0-9a-f]+-/ { writable = $2 ~ /w/; program = !writable && /strata/ } \
+    /^Size:/ { guest = writable && $2 >= 32768 } /^Pss:/ && !guest && !program { kb += $2 } \
+    /^Threads:/ { kb += 16 * $2 } END { print kb }' \
+    /proc/$(pidof strata)/smaps /proc/$(pidof strata)/status";
+
+/// Drivers that have a device.
+const BOUND: &str = "ls -d /sys/bus/virtio/drivers/*/virtio*|wc -l";
+
+#[test]
+fn an_idle_device_takes_little_memory() {
+    let level1 = Level1::restore_with(Config {
+        memory_mib: 2048,
+        ..Config::default()
+    });
+    level1.sh("modprobe tun;modprobe bridge;ip link add br0 type bridge;ip link set br0 up");
+    let disks = Disks::new(&level1);
+    disks.raw("disk.raw");
+    level1.sh("cd /tmp && dd if=/dev/zero of=more.raw bs=1M count=16 2>/dev/null");
+    level1.sh("cd /tmp && strata-img convert -f raw -O qcow2 more.raw more.qcow2");
+    let measure = |more: &[&str]| {
+        let mut guest = disks.boot_with("disk.raw", "raw", "", more).login();
+        guest.settle();
+        let figures = (guest.number(BOUND), level1.number(BESIDE_GUEST));
+        guest.power_off();
+        figures
+    };
+    let (drivers, without) = measure(&[]);
+    let mut heavy = Vec::new();
+    for device in [
+        ["--rng", "true"],
+        ["--balloon", "0"],
+        ["--virtio-console", "unix=/tmp/hvc"],
+        ["--vsock", "cid=7,socket=/tmp/vsock"],
+        ["--net", "bridge=br0"],
+        ["--disk", "path=/tmp/more.raw,format=raw"],
+        ["--disk", "path=/tmp/more.qcow2,format=qcow2"],
+    ] {
+        let (bound, with) = measure(&device);
+        assert_eq!(bound, drivers + 1, "{device:?} has a driver");
+        let each = with.saturating_sub(without);
+        eprintln!("{}: {each} KiB", device.join(" "));
+        // A device has a thread: what costs nothing was not measured.
+        if !(16..=IDLE_DEVICE_KB).contains(&each) {
+            heavy.push((device, each));
+        }
+    }
+    assert!(heavy.is_empty(), "KiB of idle devices: {heavy:?}");
 }
 
 #[test]

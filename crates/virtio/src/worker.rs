@@ -345,6 +345,10 @@ impl MutEventSubscriber for Looped {
     }
 }
 
+/// A worker's stack: far more than any needs, and less than a huge page. Where the host has
+/// transparent huge pages for everything, the first touch of a stack of 2 MiB takes all of it.
+const STACK_SIZE: usize = 256 << 10;
+
 /// A worker's thread, from the transport's side.
 #[derive(Debug)]
 pub(crate) struct Thread {
@@ -377,6 +381,7 @@ impl Thread {
         };
         let handle = thread::Builder::new()
             .name(name)
+            .stack_size(STACK_SIZE)
             .spawn(move || run(&mut manager, looped))
             .map_err(io("start a thread"))?;
         Ok(Self {

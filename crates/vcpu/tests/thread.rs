@@ -290,7 +290,7 @@ fn a_panic_of_the_handler_leaves_nobody_waiting() {
 }
 
 #[test]
-fn an_ended_vcpu_is_revived_with_its_access_done() {
+fn an_ended_vcpu_is_revived_behind_its_access() {
     let vm = TestVm::new(Irqchip::Kernel);
     let code = [
         0x43, // next: inc ebx

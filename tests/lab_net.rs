@@ -54,6 +54,12 @@ fn arriving(guest: &mut Guest<'_>) -> u64 {
     100 - guest.number(lost)
 }
 
+/// Whether pings of the host arrive again. The first may be lost: while the cable was out, the host
+/// may have given up its neighbour.
+fn arriving_again(guest: &mut Guest<'_>) -> bool {
+    (0..3).any(|_| arriving(guest) == 100)
+}
+
 /// How many queue pairs level 1's kernel serves.
 fn served_by_kernel(level1: &Level1) -> u64 {
     level1.number("ps|grep -c '[[]vhost-' || true")
@@ -231,21 +237,24 @@ fn a_link_goes_down_and_up() {
     for vhost in ["off", "on"] {
         let mut guest = boot_with(&level1, 2, &format!(",id=n,vhost={vhost}"));
         let mut qmp = control(&level1, 2);
+        let mut set = |guest: &mut Guest<'_>, up: bool| {
+            qmp.run("set_link", json!({ "name": "n", "up": up }));
+            let carrier = u8::from(up);
+            guest.ask(&format!(
+                "until [ $(cat /sys/class/net/eth0/carrier) = {carrier} ]; do usleep 10000; done"
+            ));
+        };
         for _ in 0..2 {
-            for (up, carrier, arrive) in [(true, 1, 100), (false, 0, 0)] {
-                qmp.run("set_link", json!({ "name": "n", "up": up }));
-                guest.ask(&format!(
-                    "until [ $(cat /sys/class/net/eth0/carrier) = {carrier} ]; do usleep 10000; done"
-                ));
-                assert_eq!(arriving(&mut guest), arrive, "vhost {vhost}, up {up}");
-            }
+            set(&mut guest, true);
+            assert!(arriving_again(&mut guest), "vhost {vhost}");
+            set(&mut guest, false);
+            assert_eq!(arriving(&mut guest), 0, "vhost {vhost}");
             // Whatever the driver believes of the link, nothing comes through.
             let lost = "ping -q -c 2 -W 2 10.0.0.2|grep -o '100% packet loss'";
             assert_eq!(level1.sh(lost), "100% packet loss", "vhost {vhost}");
         }
-        qmp.run("set_link", json!({ "name": "n", "up": true }));
-        guest.ask("until [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do usleep 10000; done");
-        assert_eq!(arriving(&mut guest), 100, "vhost {vhost}");
+        set(&mut guest, true);
+        assert!(arriving_again(&mut guest), "vhost {vhost}");
         assert_eq!(guest.complaints(), "");
         guest.power_off();
     }

@@ -13,7 +13,7 @@ const BRIDGE: &str = "modprobe bridge;ip link add br0 type bridge;ip link set br
 fn data() -> u64 {
     match std::env::var_os("STRATA_TEST_LONG") {
         Some(_) => 64,
-        None => 16,
+        None => 8,
     }
 }
 

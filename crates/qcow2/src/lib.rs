@@ -13,6 +13,8 @@ mod error;
 mod format;
 mod image;
 mod jobs;
+#[cfg(feature = "luks")]
+pub mod luks;
 mod map;
 mod node;
 mod refcount;

@@ -3,70 +3,35 @@
 
 mod common;
 
-use std::io::{self, IoSlice, IoSliceMut};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{Random, file, run};
-use strata_luks::{HeaderStorage, SectorCipher, Volume};
+use strata_luks::Volume;
 use strata_qcow2::chain::{self, ChainOptions, FileFormat, Keys};
+use strata_qcow2::luks::{self, HeaderArea};
 use strata_qcow2::storage::{EncryptedStorage, MemoryStorage};
 use strata_qcow2::{Cipher, CreateOptions, Error, Format, Node, Result, Storage, Unlock, Unlocked};
 
 const SIZE: u64 = 2 << 20;
 
-struct Header<'a>(&'a dyn Storage);
-
-impl HeaderStorage for Header<'_> {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.0.read_vectored_at(&mut [IoSliceMut::new(buf)], offset)
-    }
-
-    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
-        self.0.write_vectored_at(&[IoSlice::new(buf)], offset)
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
 fn refused(error: strata_luks::Error) -> Error {
     Error::Encryption(error.to_string())
-}
-
-struct Payload(SectorCipher);
-
-impl Cipher for Payload {
-    fn encrypt(&self, sector: u64, data: &mut [u8]) -> Result<()> {
-        self.0.encrypt(sector, data).map_err(refused)
-    }
-
-    fn decrypt(&self, sector: u64, data: &mut [u8]) -> Result<()> {
-        self.0.decrypt(sector, data).map_err(refused)
-    }
 }
 
 struct Passphrase(&'static str);
 
 impl Unlock for Passphrase {
     fn unlock(&self, header: &dyn Storage, _length: u64) -> Result<Unlocked> {
-        let volume = Volume::open(&Header(header), self.0.as_bytes()).map_err(refused)?;
-        Ok(Unlocked {
-            payload: volume.payload_offset(),
-            cipher: Arc::new(Payload(volume.into_cipher())),
-        })
+        luks::unlock(header, self.0.as_bytes()).map_err(refused)
     }
 }
 
-impl Passphrase {
-    fn new_volume(&self, header: &dyn Storage) -> Result<Volume> {
-        let options = strata_luks::CreateOptions {
-            iter_time: Duration::from_millis(1),
-            ..Default::default()
-        };
-        Volume::create(&Header(header), &options, self.0.as_bytes()).map_err(refused)
+fn quick() -> strata_luks::CreateOptions {
+    strata_luks::CreateOptions {
+        iter_time: Duration::from_millis(1),
+        ..Default::default()
     }
 }
 
@@ -76,15 +41,14 @@ impl Format for Passphrase {
     }
 
     fn format(&self, header: &dyn Storage) -> Result<Arc<dyn Cipher>> {
-        let volume = self.new_volume(header)?;
-        Ok(Arc::new(Payload(volume.into_cipher())))
+        luks::format(header, &quick(), self.0.as_bytes()).map_err(refused)
     }
 }
 
 /// A LUKS file, an encrypted image above it, and a plain one on top; what the guest sees.
 fn chain_of_three(dir: &Path) -> Vec<u8> {
     let base = file(&dir.join("base"), true);
-    let volume = Passphrase("base key").new_volume(&*base).unwrap();
+    let volume = Volume::create(&HeaderArea(&*base), &quick(), b"base key").unwrap();
     base.set_len(volume.payload_offset() + SIZE).unwrap();
     let mut model = Random(1).bytes(SIZE as usize);
     let payload = EncryptedStorage::open(base, &Passphrase("base key")).unwrap();
@@ -219,7 +183,8 @@ fn a_chain_with_a_wrong_or_missing_key_does_not_open() {
 fn an_encrypted_storage_is_written_at_any_offset() {
     let memory = Arc::new(MemoryStorage::default());
     let key = Passphrase("key");
-    let payload = key.new_volume(&*memory).unwrap().payload_offset();
+    let volume = Volume::create(&HeaderArea(&*memory), &quick(), key.0.as_bytes()).unwrap();
+    let payload = volume.payload_offset();
     memory.set_len(payload + SIZE).unwrap();
     let open = || EncryptedStorage::open(Arc::clone(&memory) as _, &key).unwrap();
     let opened = open();

@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use strata_luks::Volume;
+use strata_qcow2::luks::HeaderArea;
 use strata_qcow2::storage::{FileOptions, FileStorage};
 use strata_qcow2::{CompressionType, CreateOptions, Error, Preallocation, Storage};
 
 use super::filename::{full_backing_name, local_path};
-use super::luks::{HeaderArea, luks_failure, new_volume};
+use super::luks::{luks_failure, new_volume};
 use super::words::{io_errno, words};
 use super::{Flags, Format};
 use crate::fail;

@@ -1,11 +1,10 @@
 //! LUKS headers: keys, ciphers and new volumes.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io;
 use std::sync::Arc;
 
-use strata_luks::{
-    Cipher, CipherSpec, CreateOptions, Error, Hash, HeaderStorage, Mode, SectorCipher, Volume,
-};
+use strata_luks::{Cipher, CipherSpec, CreateOptions, Error, Hash, HeaderStorage, Mode};
+use strata_qcow2::luks::{self, HeaderArea};
 use strata_qcow2::{Storage, Unlocked};
 use zeroize::Zeroizing;
 
@@ -14,51 +13,12 @@ use crate::fail;
 use crate::options::Values;
 use crate::report::{Failure, Outcome};
 
-/// Shows a storage as a header area.
-pub struct HeaderArea<'a>(pub &'a dyn Storage);
-
-impl HeaderStorage for HeaderArea<'_> {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let end = offset
-            .checked_add(buf.len() as u64)
-            .ok_or(io::ErrorKind::InvalidInput)?;
-        if end > self.0.len()? {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.0.read_vectored_at(&mut [IoSliceMut::new(buf)], offset)
-    }
-
-    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
-        self.0.write_vectored_at(&[IoSlice::new(buf)], offset)
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-/// The cipher of a volume's payload.
-struct PayloadCipher(SectorCipher);
-
-impl strata_qcow2::Cipher for PayloadCipher {
-    fn encrypt(&self, sector: u64, data: &mut [u8]) -> strata_qcow2::Result<()> {
-        self.0.encrypt(sector, data).map_err(image_error)
-    }
-
-    fn decrypt(&self, sector: u64, data: &mut [u8]) -> strata_qcow2::Result<()> {
-        self.0.decrypt(sector, data).map_err(image_error)
-    }
-}
-
 /// Opens a LUKS header with a passphrase.
 pub(super) struct Key(pub Zeroizing<Vec<u8>>);
 
 impl strata_qcow2::Unlock for Key {
     fn unlock(&self, header: &dyn Storage, _length: u64) -> strata_qcow2::Result<Unlocked> {
-        let volume = Volume::open(&HeaderArea(header), &self.0).map_err(image_error)?;
-        let payload = volume.payload_offset();
-        let cipher = Arc::new(PayloadCipher(volume.into_cipher()));
-        Ok(Unlocked { cipher, payload })
+        luks::unlock(header, &self.0).map_err(image_error)
     }
 }
 
@@ -76,9 +36,7 @@ impl strata_qcow2::Format for NewVolume {
     }
 
     fn format(&self, header: &dyn Storage) -> strata_qcow2::Result<Arc<dyn strata_qcow2::Cipher>> {
-        let volume = Volume::create(&HeaderArea(header), &self.options, &self.passphrase)
-            .map_err(image_error)?;
-        Ok(Arc::new(PayloadCipher(volume.into_cipher())))
+        luks::format(header, &self.options, &self.passphrase).map_err(image_error)
     }
 }
 

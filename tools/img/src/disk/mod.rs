@@ -22,7 +22,7 @@ pub use create::{Creation, create, qcow2_options};
 pub use data::Disk;
 pub use filename::{full_backing_name, has_protocol};
 pub use flags::{Cache, Flags};
-pub use luks::{HeaderArea, Part, iter_time, luks_failure, luks_header, new_volume_area};
+pub use luks::{Part, iter_time, luks_failure, luks_header, new_volume_area};
 pub use open::{open, open_name};
 pub use options::Options;
 pub use qcow2::outdate;

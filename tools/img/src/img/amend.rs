@@ -1,13 +1,12 @@
 //! `amend`: changes options of an image that exists.
 
 use strata_luks::{Header, HeaderStorage, SLOTS, Volume};
+use strata_qcow2::luks::HeaderArea;
 use strata_qcow2::{AmendOptions, Error};
 
 use super::create::amend_help;
 use super::{Common, accumulate, cache, reason};
-use crate::disk::{
-    Cache, Disk, Flags, Format, HeaderArea, Part, iter_time, luks_failure, secret, words,
-};
+use crate::disk::{Cache, Disk, Flags, Format, Part, iter_time, luks_failure, secret, words};
 use crate::fail;
 use crate::getopt::Spec;
 use crate::options::{Values, amend_table, create_table};

@@ -3,7 +3,6 @@
 
 mod disk;
 mod guest;
-mod initrd;
 mod level1;
 mod qmp;
 
@@ -11,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 pub use disk::Disks;
 pub use guest::Guest;
-pub use initrd::without_signatures;
 pub use level1::Level1;
 pub use qmp::Qmp;
 pub use strata_lab::{CMDLINE, Config};

@@ -11,6 +11,12 @@ use crate::error::{Error, Result};
 /// What the disk hangs on; ext4 is built into Debian's cloud kernels.
 const MODULES: [&str; 2] = ["virtio_pci", "virtio_blk"];
 
+/// What the kernel's build puts behind a signed module (kernel, Documentation/admin-guide/
+/// module-signing.rst), and the bytes of `struct module_signature` before it, whose last field is
+/// the signature's size, big-endian.
+const SIGNED: &[u8] = b"~Module signature appended~\n";
+const SIGNATURE_INFO: usize = 12;
+
 /// Builds it from an unpacked tree's busybox and modules.
 pub(crate) fn build(tree: &Path) -> Result<Vec<u8>> {
     let read = |path: PathBuf| fs::read(&path).map_err(Error::file("read", &path));
@@ -28,11 +34,9 @@ pub(crate) fn build(tree: &Path) -> Result<Vec<u8>> {
     let mut order = String::new();
     for path in load_order(&dependencies, &MODULES) {
         let name = path.rsplit('/').next().unwrap_or(path);
-        archive.file(
-            &format!("modules/{name}"),
-            0o644,
-            &read(modules.join(path))?,
-        );
+        let module = read(modules.join(path))?;
+        // A kernel that does not insist on a signature checks none, and boots sooner.
+        archive.file(&format!("modules/{name}"), 0o644, unsigned(&module));
         order += name;
         order.push('\n');
     }
@@ -90,9 +94,39 @@ fn module_name(path: &str) -> &str {
     file.split('.').next().unwrap_or(file)
 }
 
+/// A module without its signature; as it is if it has none, or one that can not be.
+fn unsigned(module: &[u8]) -> &[u8] {
+    let without = || {
+        let signed = module.strip_suffix(SIGNED)?;
+        let size = u32::from_be_bytes(*signed.last_chunk()?);
+        let behind = usize::try_from(size).ok()?.checked_add(SIGNATURE_INFO)?;
+        signed.get(..signed.len().checked_sub(behind)?)
+    };
+    without().unwrap_or(module)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_signature_goes() {
+        let module = b"\x7fELF and so on";
+        let with = |signature: &[u8], size: u32| {
+            let size = size.to_be_bytes();
+            [&module[..], signature, &[0; 8], &size, SIGNED].concat()
+        };
+        assert_eq!(unsigned(&with(b"signature", 9)), module);
+        assert_eq!(unsigned(module), module);
+        for size in [u32::MAX, module.len() as u32 + 10] {
+            let lying = with(b"signature", size);
+            assert_eq!(unsigned(&lying), lying);
+        }
+        // Neither does one that ends before there is room for a size.
+        assert_eq!(unsigned(SIGNED), SIGNED);
+        let short = [&[0; 3], SIGNED].concat();
+        assert_eq!(unsigned(&short), short);
+    }
 
     #[test]
     fn dependencies_come_first() {

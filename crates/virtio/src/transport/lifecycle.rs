@@ -209,9 +209,11 @@ impl Lifecycle {
         self.bind();
     }
 
-    /// Binds the kicks of a device that is active.
+    /// Binds the kicks of a device that is active. One whose workers drain for a reset is not, wherever
+    /// its driver puts the BAR meanwhile.
     fn bind(&mut self) {
-        let Some(base) = self.notify.filter(|_| !self.threads.is_empty()) else {
+        let active = !self.threads.is_empty() && !self.resetting;
+        let Some(base) = self.notify.filter(|_| active) else {
             return;
         };
         let queues = self.registers.queues.iter().zip(self.kicks.iter());
@@ -244,6 +246,10 @@ impl Lifecycle {
 
     /// Drains and parks all workers, and takes note of how far their queues are served.
     pub(super) fn pause(&mut self) -> Result<(), Error> {
+        // Workers that end answer no more. What they drain they would drain for the pause as well.
+        if self.resetting {
+            self.finish_reset();
+        }
         let answers: Vec<_> = self
             .threads
             .iter()

@@ -103,6 +103,43 @@ fn a_pause_drains_and_a_resume_kicks_every_queue() {
 }
 
 #[test]
+fn a_pause_in_the_middle_of_a_reset_waits_for_its_end() {
+    let probe = Probe::new();
+    let driver = busy(&probe);
+    probe.may_drain.store(false, Ordering::SeqCst);
+    driver.write_status(0);
+    std::thread::scope(|scope| {
+        let pause = scope.spawn(|| driver.device().pause());
+        std::thread::sleep(SHORT);
+        assert!(!pause.is_finished(), "a request is in flight");
+        probe.may_drain.store(true, Ordering::SeqCst);
+        pause.join().unwrap().unwrap();
+    });
+    assert_eq!((count(&probe.in_flight), count(&probe.workers)), (0, 0));
+    assert_eq!(driver.device().state().status, 0);
+    driver.device().resume().unwrap();
+    assert_eq!(driver.status(), 0);
+}
+
+#[test]
+fn a_bar_that_moves_in_the_middle_of_a_reset_gets_no_ioeventfds() {
+    let probe = Probe::new();
+    let mut driver = busy(&probe);
+    probe.may_drain.store(false, Ordering::SeqCst);
+    driver.write_status(0);
+    for command in [0_u16, 6] {
+        driver.write_config_space(4, &command.to_le_bytes());
+    }
+    assert_ne!(driver.status(), 0, "a request is in flight");
+    assert!(driver.binder().addresses().is_empty());
+    probe.may_drain.store(true, Ordering::SeqCst);
+    driver.wait_until("the device is reset", |driver| driver.status() == 0);
+    assert!(driver.binder().addresses().is_empty());
+    driver.start(u64::MAX);
+    assert_eq!(driver.binder().addresses().len(), 3);
+}
+
+#[test]
 fn commands_in_a_row_are_all_obeyed() {
     for _ in 0..50 {
         let probe = Probe::new();

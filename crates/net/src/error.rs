@@ -326,7 +326,7 @@ pub enum Error {
     LinkDenied {
         /// What was attempted.
         action: &'static str,
-        /// On which interface.
+        /// On which interface, or kind of them.
         name: String,
     },
     /// The kernel refused something about an interface.

@@ -311,7 +311,8 @@ fn open_queue(name: &str, multi_queue: bool) -> io::Result<(File, String)> {
 }
 
 fn open_error(name: &str, multi_queue: bool, source: io::Error) -> Error {
-    let name = name.to_owned();
+    // The name that the kernel would have chosen.
+    let name = name.replace("%d", "0");
     match source.raw_os_error() {
         Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => Error::NoTun { source },
         Some(libc::EPERM | libc::EACCES) => Error::TapDenied { name },

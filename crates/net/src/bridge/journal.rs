@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde::{Deserialize, Serialize};
@@ -62,6 +62,14 @@ fn directory(host: &Host) -> PathBuf {
 }
 
 fn lock_file(host: &Host) -> Result<File, Error> {
+    // The first thing that a user without rights meets.
+    let file_error = |action, path: &Path, source: io::Error| match source.kind() {
+        io::ErrorKind::PermissionDenied => Error::LinkDenied {
+            action: "change",
+            name: "bridges".to_owned(),
+        },
+        _ => file_error(action, path, source),
+    };
     let dir = directory(host);
     DirBuilder::new()
         .recursive(true)

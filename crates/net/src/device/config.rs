@@ -17,6 +17,8 @@ const ANNOUNCE: u16 = 2;
 pub(super) struct Config {
     /// The six bytes in the low end.
     mac: AtomicU64,
+    /// The address that the card was made with.
+    own_mac: MacAddr,
     link_up: AtomicBool,
     announce: AtomicBool,
     max_pairs: u16,
@@ -29,6 +31,7 @@ impl Config {
     pub(super) fn new(mac: MacAddr, max_pairs: u16, mtu: u16) -> Self {
         let config = Self {
             mac: AtomicU64::new(0),
+            own_mac: mac,
             link_up: AtomicBool::new(true),
             announce: AtomicBool::new(false),
             max_pairs,
@@ -86,6 +89,12 @@ impl Config {
     /// The driver has done so.
     pub(super) fn announced(&self) {
         self.announce.store(false, Ordering::Relaxed);
+    }
+
+    /// Nothing is left of what a driver has set: the next one finds the card as it was made.
+    pub(super) fn reset(&self) {
+        self.announced();
+        self.set_mac(self.own_mac.bytes());
     }
 
     pub(super) fn read(&self, offset: u64, data: &mut [u8]) {

@@ -328,6 +328,6 @@ impl Device for Card {
     }
 
     fn reset(&mut self) {
-        self.shared.config.announced();
+        self.shared.config.reset();
     }
 }

@@ -95,6 +95,20 @@ fn commands_are_answered() {
 }
 
 #[test]
+fn an_address_that_a_driver_sets_is_gone_with_it() {
+    let (_host, card) = card(1);
+    let mut nic = MockNic::new(card, ALL, 2048);
+    assert_eq!(nic.command(2, 1, 1, &[2, 0, 0, 0, 0, 9]), OK);
+    assert_eq!(nic.driver().read_config::<[u8; 6]>(0), [2, 0, 0, 0, 0, 9]);
+    nic.driver().reset();
+    assert_eq!(
+        nic.driver().read_config::<[u8; 6]>(0),
+        [0x52, 0x54, 0, 0x12, 0x34, 0x56],
+        "the next driver would be another machine to the network"
+    );
+}
+
+#[test]
 fn without_mq_the_control_queue_is_the_third() {
     let (_host, card) = card(2);
     let mut nic = MockNic::new(card, ALL & !features::MQ, 2048);

@@ -16,10 +16,11 @@ pub enum Error {
         /// The operating system's reason.
         source: io::Error,
     },
-    /// Another process uses the file in a way that does not go with this one.
+    /// Somebody else, or another disk of this process, uses the file in a way that does not go with
+    /// this one.
     #[error(
-        "the disk image {path} is in use by another process: end that process, or open the image \
-         read-only in both"
+        "the disk image {path} is in use by another process, or by another disk of this one: end \
+         the other use, or open the image read-only in both"
     )]
     Locked {
         /// The file.

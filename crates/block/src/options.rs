@@ -85,6 +85,6 @@ pub enum ErrorPolicy {
 pub struct Limits {
     /// Requests per second.
     pub iops: u64,
-    /// Bytes per second, of reads and writes together.
+    /// Bytes per second, of reads, writes and zeroes that are written without data, together.
     pub bps: u64,
 }

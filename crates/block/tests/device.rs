@@ -156,6 +156,12 @@ fn configuration_says_what_the_disk_is() {
     assert_eq!(&used.written[..13], b"strata-serial");
     assert_eq!(used.written[13..], [0; 8]);
     assert_eq!(used.len, 21);
+    // Too short, and longer than it is: what is written is never said to be more than it is.
+    let used = guest.driver.request(0, &[&header(GET_ID, 0)], &[5, 1]);
+    assert_eq!((used.written[5], used.len), (IOERR, 0));
+    let used = guest.driver.request(0, &[&header(GET_ID, 0)], &[40, 1]);
+    assert_eq!((used.written[40], used.len), (OK, 20));
+    assert_eq!(&used.written[..13], b"strata-serial");
 }
 
 #[test]
@@ -169,6 +175,23 @@ fn a_new_size_is_told() {
     assert_ne!(guest.driver.generation(), generation);
     assert_eq!(guest.driver.read_config::<u64>(0), 4096);
     assert_eq!(guest.read(2048, 512), Ok(vec![0; 512]));
+}
+
+#[test]
+fn a_size_is_a_whole_number_of_the_device_s_blocks() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = BlockOptions {
+        block_size: Some(4096),
+        ..BlockOptions::default()
+    };
+    let guest = Guest::new(raw(&dir.path().join("a"), MIB), options);
+    for size in [MIB + 512, 2 * MIB - 512] {
+        let refused = guest.control.resize(size).unwrap_err().to_string();
+        assert!(refused.contains("blocks of 4096"), "{refused}");
+    }
+    assert_eq!(guest.driver.read_config::<u64>(0), 2048);
+    guest.control.resize(MIB + 4096).unwrap();
+    assert_eq!(guest.driver.read_config::<u64>(0), 2056);
 }
 
 #[test]
@@ -231,10 +254,62 @@ fn zeroes_and_discards_reach_the_host() {
         assert!(left < MIB / 2, "{format:?}: {left}");
         let stats = guest.control.stats();
         assert_eq!(
-            (stats.discard.requests, stats.write_zeroes.requests),
-            (1, 1)
+            (stats.discard.requests, stats.discard.bytes),
+            (1, 1536 * 512)
+        );
+        assert_eq!(
+            (stats.write_zeroes.requests, stats.write_zeroes.bytes),
+            (1, 100 * 512)
         );
     }
+}
+
+#[test]
+fn a_range_of_no_sectors_is_nothing_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    for format in [Format::Raw, Format::Qcow2] {
+        let path = dir.path().join(format!("{format:?}"));
+        let disk = match format {
+            Format::Raw => raw(&path, MIB),
+            _ => qcow2(&path, MIB),
+        };
+        let mut guest = Guest::new(disk, BlockOptions::default());
+        assert_eq!(guest.write(0, &[1; 4096]), OK);
+        for kind in [DISCARD, WRITE_ZEROES] {
+            assert_eq!(guest.request(kind, 0, &range(0, 0, 0)), OK, "{format:?}");
+            let ranges = [range(2048, 0, 0), range(2, 6, 0)].concat();
+            assert_eq!(guest.request(kind, 0, &ranges), OK, "{format:?}");
+            assert_eq!(guest.read(0, 512), Ok(vec![1; 512]), "{format:?}");
+        }
+        assert_eq!(guest.read(2, 3072), Ok(vec![0; 3072]), "{format:?}");
+        let stats = guest.control.stats();
+        assert_eq!((stats.discard.failed, stats.write_zeroes.failed), (0, 0));
+    }
+}
+
+#[test]
+fn zeroes_without_data_are_limited_as_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        iops: 0,
+        bps: 4 * MIB,
+    };
+    let options = BlockOptions {
+        limits,
+        ..BlockOptions::default()
+    };
+    let mut guest = Guest::new(raw(&dir.path().join("a"), 16 * MIB), options);
+    let start = Instant::now();
+    for flags in [0, 1, 0] {
+        let whole = range(0, 2048, flags);
+        assert_eq!(guest.request(WRITE_ZEROES, 0, &whole), OK);
+    }
+    // Two of three mebibytes, but for what may pass at once.
+    assert!(start.elapsed() >= Duration::from_millis(300));
+    // What is discarded has no such price.
+    guest.control.set_limits(Limits { iops: 0, bps: 1 });
+    assert_eq!(guest.request(DISCARD, 0, &range(0, 2048, 0)), OK);
+    assert_eq!(guest.request(DISCARD, 0, &range(0, 2048, 0)), OK);
 }
 
 #[test]

@@ -121,7 +121,7 @@ fn one_process_writes_or_many_read() {
     ] {
         let error = Disk::open(&again).unwrap_err();
         assert!(matches!(error, Error::Locked { .. }), "{error}");
-        assert!(error.to_string().contains("end that process"), "{error}");
+        assert!(error.to_string().contains("end the other use"), "{error}");
     }
     drop(writer);
 

@@ -90,6 +90,8 @@ impl fmt::Debug for BlockOptions {
 /// What the device, its workers and its owner share.
 pub(crate) struct Shared {
     pub(crate) disk: Arc<Disk>,
+    /// Bytes of a logical block.
+    pub(crate) block_size: u32,
     pub(crate) pool: Pool,
     pub(crate) limiter: RateLimiter,
     pub(crate) counters: Counters,
@@ -111,7 +113,6 @@ pub(crate) struct Shared {
 pub struct BlockDevice {
     name: String,
     queue_sizes: Vec<u16>,
-    block_size: u32,
     pub(super) shared: Arc<Shared>,
     change: Arc<OnceLock<ConfigInterrupt>>,
 }
@@ -187,6 +188,7 @@ impl BlockDevice {
         let shared = Shared {
             pool: Pool::new(Arc::clone(&disk)),
             disk,
+            block_size,
             limiter: RateLimiter::new(options.limits),
             counters: Counters::default(),
             serial,
@@ -201,7 +203,6 @@ impl BlockDevice {
         Ok(Self {
             name: options.name,
             queue_sizes: vec![options.queue_size; options.queues.into()],
-            block_size,
             shared: Arc::new(shared),
             change: Arc::default(),
         })
@@ -219,7 +220,7 @@ impl BlockDevice {
         let shape = Shape {
             queues: self.queue_sizes.len() as u16,
             queue_size: self.queue_sizes[0],
-            block_size: self.block_size,
+            block_size: self.shared.block_size,
             writeback: self.shared.writeback.load(Ordering::Relaxed),
         };
         config::space(&self.shared.disk, shape)
@@ -315,12 +316,22 @@ impl BlockControl {
         self.shared.limiter.set(limits);
     }
 
-    /// Changes the disk's size in bytes and tells the driver.
+    /// Changes the disk's size in bytes, a whole number of the device's blocks, and tells the driver.
     ///
     /// # Errors
-    /// As [`Disk::resize`].
+    /// [`Error::Invalid`] for a part of a block, and as [`Disk::resize`].
     pub fn resize(&self, size: u64) -> Result<(), Error> {
-        self.shared.disk.resize(size)?;
+        let Shared {
+            disk, block_size, ..
+        } = &*self.shared;
+        if !size.is_multiple_of(u64::from(*block_size)) {
+            let name = disk.name();
+            return Err(Error::Invalid(format!(
+                "the disk {name} can not get a size of {size} bytes: it must be a multiple of the \
+                 device's blocks of {block_size} bytes"
+            )));
+        }
+        disk.resize(size)?;
         if let Some(change) = self.change.get() {
             change.changed();
         }

@@ -1,5 +1,6 @@
 //! What a request says, before anything is done about it.
 
+use super::device::SERIAL;
 use crate::disk::SECTOR;
 use crate::slow::Range;
 
@@ -37,9 +38,9 @@ pub(crate) enum Request {
     },
     Flush,
     GetId,
-    /// Its ranges are in the data.
+    /// Of ranges that are in the data.
     Discard,
-    /// Its ranges are in the data.
+    /// Over ranges that are in the data.
     WriteZeroes,
 }
 
@@ -112,6 +113,8 @@ impl Bounds {
                 Ok(Request::Write { offset, len })
             }
             4 => Ok(Request::Flush),
+            // The buffer is as long as the answer (virtio 1.2, 5.2.6.2).
+            8 if writable < SERIAL as u64 => Err(Status::IoError),
             8 => Ok(Request::GetId),
             11 => self.writable().map(|()| Request::Discard),
             13 => self.writable().map(|()| Request::WriteZeroes),

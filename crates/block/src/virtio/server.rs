@@ -5,13 +5,12 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use strata_memory::GuestMemory;
 use strata_qcow2::Ticket;
-use strata_virtio::{Error, Queue, QueueError, Segments};
+use strata_virtio::{Error, Queue};
 use vm_memory::Bytes;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::device::{Failure, Shared};
+use super::device::{Failure, SERIAL, Shared};
 use super::request::{Bounds, HEADER, MAX_RANGES, Request, Status};
 use super::worker::{MAILBOX, OWNER, Running, Stage, TIMER, broken};
 use crate::disk::Disk;
@@ -138,16 +137,58 @@ impl Server<'_> {
         entry.status = status;
         entry.stage = Stage::Main;
         let bounds = bounds(&self.shared.disk);
-        match bounds.decode(&header, chain.readable.len(), chain.writable.len()) {
-            Ok(request) => entry.request = request,
-            Err(status) => return self.refuse(slot, status),
+        let decoded = bounds.decode(&header, chain.readable.len(), chain.writable.len());
+        let decoded = match decoded {
+            Ok(request) => {
+                entry.request = request;
+                entry.bytes = request.bytes();
+                self.take_ranges(slot, bounds)?
+            }
+            Err(status) => Err(status),
+        };
+        match decoded {
+            Ok(()) => self.admit(slot),
+            Err(status) => self.refuse(slot, status),
         }
-        self.admit(slot)
+    }
+
+    /// Takes note of what a request discards or zeroes. It is read once: what the guest writes there
+    /// while the request waits has no effect.
+    fn take_ranges(&mut self, slot: SlotId, bounds: Bounds) -> Result<Result<(), Status>, Error> {
+        let Running {
+            ring,
+            memory,
+            entries,
+            ..
+        } = &mut *self.running;
+        let entry = &mut entries[usize::from(slot)];
+        let zeroes = match entry.request {
+            Request::Discard => false,
+            Request::WriteZeroes => true,
+            _ => return Ok(Ok(())),
+        };
+        let Some(chain) = ring.chain(slot) else {
+            return Ok(Ok(()));
+        };
+        // One byte more than can be: too much is seen as that.
+        let mut raw = [0; MAX_RANGES * 16 + 1];
+        let count = chain.readable.read(memory, &mut raw);
+        let count = count.map_err(|e| self.queue.error(e))?;
+        let ranges = bounds.ranges(&raw[..count], zeroes);
+        Ok(ranges.map(|ranges| {
+            entry.bytes = ranges.iter().map(|range| range.len).sum();
+            entry.ranges = ranges;
+        }))
     }
 
     /// Starts a request, or keeps it until the limit lets it go.
     fn admit(&mut self, slot: SlotId) -> Result<(), Error> {
-        let bytes = self.running.entries[usize::from(slot)].request.bytes();
+        let entry = &self.running.entries[usize::from(slot)];
+        // A host may have to write zeroes as any other bytes; what is discarded moves none.
+        let bytes = match entry.request {
+            Request::Discard => 0,
+            _ => entry.bytes,
+        };
         let Err(wait) = self.shared.limiter.admit(bytes) else {
             return self.start(slot);
         };
@@ -162,14 +203,15 @@ impl Server<'_> {
 
     /// Starts a request.
     fn start(&mut self, slot: SlotId) -> Result<(), Error> {
-        match self.running.entries[usize::from(slot)].request {
+        let entry = &self.running.entries[usize::from(slot)];
+        match entry.request {
             Request::Read { len: 0, .. } | Request::Write { len: 0, .. } => self.succeed(slot),
             Request::Read { offset, len } => self.transfer(slot, Direction::Read, offset, len),
             Request::Write { offset, len } => self.transfer(slot, Direction::Write, offset, len),
             Request::Flush => self.flush(slot),
             Request::GetId => self.get_id(slot),
-            Request::Discard => self.ranges(slot, false),
-            Request::WriteZeroes => self.ranges(slot, true),
+            Request::Discard => self.slow(slot, Work::Discard(entry.ranges.clone())),
+            Request::WriteZeroes => self.slow(slot, Work::WriteZeroes(entry.ranges.clone())),
         }
     }
 
@@ -239,22 +281,6 @@ impl Server<'_> {
                 .map_err(|e| self.queue.error(e))?;
         }
         self.succeed(slot)
-    }
-
-    fn ranges(&mut self, slot: SlotId, zeroes: bool) -> Result<(), Error> {
-        let Running { ring, memory, .. } = &mut *self.running;
-        let Some(chain) = ring.chain(slot) else {
-            return Ok(());
-        };
-        // One byte more than can be: too much is seen as that.
-        let mut raw = [0; MAX_RANGES * 16 + 1];
-        let count = peek(&chain.readable, memory, &mut raw).map_err(|e| self.queue.error(e))?;
-        let bounds = bounds(&self.shared.disk);
-        match bounds.ranges(&raw[..count], zeroes) {
-            Ok(ranges) if zeroes => self.slow(slot, Work::WriteZeroes(ranges)),
-            Ok(ranges) => self.slow(slot, Work::Discard(ranges)),
-            Err(status) => self.refuse(slot, status),
-        }
     }
 
     fn slow(&mut self, slot: SlotId, work: Work) -> Result<(), Error> {
@@ -352,10 +378,10 @@ impl Server<'_> {
 
     fn succeed(&mut self, slot: SlotId) -> Result<(), Error> {
         self.release_ticket(slot);
-        let request = self.running.entries[usize::from(slot)].request;
-        if request != Request::GetId {
-            let bytes = request.bytes();
-            self.shared.counters.done(operation(request), bytes);
+        let entry = &self.running.entries[usize::from(slot)];
+        if entry.request != Request::GetId {
+            let operation = operation(entry.request);
+            self.shared.counters.done(operation, entry.bytes);
         }
         self.answer(slot, Status::Ok)
     }
@@ -424,7 +450,11 @@ impl Server<'_> {
                 chain.writable.mark_dirty(&running.memory, len);
                 written = 0;
             }
-            (Request::GetId, Status::Ok) => written += self.shared.serial.len() as u32,
+            (Request::GetId, Status::Ok) => {
+                // Behind a longer buffer, the status is not in one piece with it.
+                let whole = chain.writable.is_empty();
+                written = SERIAL as u32 + u32::from(whole);
+            }
             _ if !chain.writable.is_empty() => written = 0,
             _ => {}
         }
@@ -497,22 +527,6 @@ fn leave(disk: &Disk, ticket: Option<Ticket>) {
     if let Some(ticket) = ticket {
         disk.leave(ticket);
     }
-}
-
-/// Copies from the front without consuming: a request may be tried again.
-fn peek(segments: &Segments, memory: &GuestMemory, out: &mut [u8]) -> Result<usize, QueueError> {
-    let mut done = 0;
-    for (addr, len) in segments.parts() {
-        let count = len.min(out.len() - done);
-        memory
-            .read_slice(&mut out[done..done + count], addr)
-            .map_err(|_| QueueError::OutsideMemory {
-                addr: addr.0,
-                len: count as u64,
-            })?;
-        done += count;
-    }
-    Ok(done)
 }
 
 fn operation(request: Request) -> Operation {

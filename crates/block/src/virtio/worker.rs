@@ -15,7 +15,7 @@ use super::request::Request;
 use super::server::Server;
 use crate::disk::Plan;
 use crate::options::Cache;
-use crate::slow::{Done, Mailbox, lock};
+use crate::slow::{Done, Mailbox, Range, lock};
 use crate::sys::{Ring, SlotId};
 
 /// Tokens of the files that a worker's ring watches.
@@ -37,6 +37,10 @@ pub(super) enum Stage {
 pub(super) struct Entry {
     pub(super) head: u16,
     pub(super) request: Request,
+    /// Bytes that it reads, writes, discards or zeroes.
+    pub(super) bytes: u64,
+    /// What it discards or zeroes, as it was when the request was taken up.
+    pub(super) ranges: Vec<Range>,
     pub(super) stage: Stage,
     pub(super) status: GuestAddress,
     pub(super) ticket: Option<Ticket>,
@@ -47,6 +51,8 @@ impl Entry {
         Self {
             head: 0,
             request: Request::Flush,
+            bytes: 0,
+            ranges: Vec::new(),
             stage: Stage::Main,
             status: GuestAddress(0),
             ticket: None,

@@ -190,26 +190,28 @@ impl Tap {
     /// The tap as a card's host end, with a queue pair for each queue.
     #[must_use]
     pub fn into_backend(self) -> Backend {
+        let (endpoints, uplink) = self.into_ends();
+        Backend {
+            endpoints,
+            uplink: Arc::new(uplink),
+            vhost: Vec::new(),
+        }
+    }
+
+    pub(crate) fn into_ends(self) -> (Vec<Box<dyn Endpoint>>, TapUplink) {
         let queues: Vec<_> = self.queues.into_iter().map(Arc::new).collect();
         let endpoint = |queue: &Arc<TapQueue>| Box::new(Arc::clone(queue)) as Box<dyn Endpoint>;
         let endpoints = queues.iter().map(endpoint).collect();
-        let attached = vec![true; queues.len()];
-        Backend {
-            endpoints,
-            uplink: Arc::new(TapUplink {
-                queues,
-                attached: Mutex::new(attached),
-            }),
-            vhost: Vec::new(),
-        }
+        let attached = Mutex::new(vec![true; queues.len()]);
+        (endpoints, TapUplink { queues, attached })
     }
 }
 
 /// All queues of a tap, for what concerns them together.
-struct TapUplink {
+pub(crate) struct TapUplink {
     queues: Vec<Arc<TapQueue>>,
     /// Which queues get frames. Only the rare changes take the lock.
-    attached: Mutex<Vec<bool>>,
+    pub(crate) attached: Mutex<Vec<bool>>,
 }
 
 impl Uplink for TapUplink {

@@ -24,7 +24,7 @@ pub(super) struct Config {
     max_pairs: u16,
     mtu: u16,
     /// Taken only to tell the driver of a change.
-    changed: Mutex<Option<ConfigInterrupt>>,
+    pub(super) changed: Mutex<Option<ConfigInterrupt>>,
 }
 
 impl Config {

@@ -5,6 +5,8 @@ mod control;
 pub mod features;
 mod flow;
 mod kernel;
+#[cfg(all(test, feature = "test-utils"))]
+mod lock_tests;
 mod rx;
 mod tx;
 mod waiting;

@@ -98,6 +98,9 @@ pub enum Error {
          that there", path = .0.display()
     )]
     FormatNeeded(PathBuf),
+    /// Two ports of the console have one name.
+    #[error("two ports of the console have the name {0}: give one of them another")]
+    TakenPort(String),
     /// Two secrets have one name.
     #[error("two secrets have the id {0}: give one of them another")]
     TakenSecret(String),
@@ -118,6 +121,9 @@ pub enum Error {
     /// A network, or the host's side of it.
     #[error(transparent)]
     Net(#[from] strata_net::Error),
+    /// Two cards of the machine have one address.
+    #[error("the MAC address {0} is taken by {1}; choose another, or none to have one chosen")]
+    TakenMac(strata_net::MacAddr, String),
     /// A descriptor that strata should have inherited.
     #[error("descriptor {fd} can not be used: {source}; open it in the process that starts strata")]
     InheritedFd {

@@ -3,8 +3,9 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 
 use common::{Guest, Payload, finish, strata};
 
@@ -168,6 +169,123 @@ fn serial_targets() {
 }
 
 #[test]
+fn disks_that_can_not_be() {
+    let guest = Guest::new(Payload::PowerOff);
+    let image = |name: &str, args: &[&str]| {
+        let path = guest.path(name);
+        let mut create = Command::new("qemu-img");
+        let create = create.args(["create", "-q", "-f", "qcow2"]).args(args);
+        assert!(create.arg(&path).arg("1M").status().unwrap().success());
+        path.display().to_string()
+    };
+    let base = image("base", &[]);
+    let top = image("top", &["-b", &base, "-F", "qcow2"]);
+    let orphan = image("orphan", &["-u", "-b", "gone", "-F", "qcow2"]);
+    let raw = guest.path("raw");
+    std::fs::write(&raw, [0; 4096]).unwrap();
+    let raw = raw.display().to_string();
+    for (disk, words) in [
+        ("/nonexistent/d".to_owned(), &["/nonexistent/d"][..]),
+        (format!("{raw},format=qcow2"), &[&raw, "not qcow2", "raw"]),
+        (base.clone(), &[&base, "looks like qcow2", "format=qcow2"]),
+        (
+            format!("{top},format=qcow2"),
+            &[&top, &base, "backing=off", "backing=on"],
+        ),
+        (
+            format!("{top},format=probe,backing=on"),
+            &[&top, "format", "must be given"],
+        ),
+        (
+            format!("{orphan},format=qcow2,backing=on"),
+            &[&orphan, "gone", "bring it back"],
+        ),
+        (format!("{raw},queues=65"), &["1 to 64", "65"]),
+        (format!("{raw},cache=none"), &["direct", "writeback"]),
+        (format!("{raw},backup=on"), &["backup", "backing"]),
+    ] {
+        refused(&finish(guest.run(&["--disk", &disk])), words);
+    }
+    let twice = guest.run(&["--disk", &raw, "--disk", &raw]);
+    refused(&finish(twice), &[&raw, "another disk", "read-only"]);
+
+    let lock = guest.run(&["--disk", &raw, "--net", "bridge=nonexistent0"]);
+    // What is refused leaves no lock behind.
+    refused(&finish(lock), &["nonexistent0"]);
+    let held = Command::new("qemu-io")
+        .args(["-f", "raw", &raw])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut held = held.unwrap();
+    held.stdin
+        .as_mut()
+        .unwrap()
+        .write_all(b"read 0 512\n")
+        .unwrap();
+    let mut line = String::new();
+    let mut answers = BufReader::new(held.stdout.as_mut().unwrap());
+    answers.read_line(&mut line).unwrap();
+    let locked = finish(guest.run(&["--disk", &raw]));
+    drop(held.stdin.take());
+    held.wait().unwrap();
+    refused(&locked, &[&raw, "in use by another process", "read-only"]);
+}
+
+#[test]
+fn networks_that_can_not_be() {
+    let guest = Guest::new(Payload::PowerOff);
+    for (args, words) in [
+        (&["--net", "br0"][..], &["br0", "bridge"][..]),
+        (&["--net", "bridge=nonexistent0"], &["nonexistent0", "list"]),
+        (&["--net", "bridge=lo"], &["lo is no bridge", "list"]),
+        (&["--net", "tap=lo"], &["lo is no tap", "bridge="]),
+        (
+            &["--net", "bridge=sixteencharacter"],
+            &["sixteencharacter", "15 characters"],
+        ),
+        (
+            &["--net", "tap=sixteencharacter"],
+            &["sixteencharacter", "15 characters"],
+        ),
+        (&["--net", "fd=999"], &["999", "open it"]),
+        (
+            &["--net", "user,mac=01:00:5e:00:00:01"],
+            &["01:00:5e:00:00:01", "multicast", "52:54:00"],
+        ),
+        (&["--net", "user,queues=2"], &["leave queues out"]),
+        (
+            &["--net", "user,hostfwd=tcp::65536-:22"],
+            &["1 to 65535", "tcp::2222-:22"],
+        ),
+    ] {
+        refused(&finish(guest.run(args)), words);
+    }
+    // Taken within the machine, whatever the networks.
+    let mac = "52:54:00:00:00:01";
+    let with = |how: &str| format!("{how},mac={mac}");
+    let twice = guest.run(&["--net", &with("user"), "--net", &with("user,id=b")]);
+    refused(&finish(twice), &[mac, "taken by net0", "choose another"]);
+}
+
+#[test]
+fn taps_need_rights() {
+    let guest = Guest::new(Payload::PowerOff);
+    for net in ["--net=tap=tap0", "--net=bridge=br0"] {
+        let mut run = Command::new("unshare");
+        // Every right but that one, in a network of its own.
+        run.args(["--net", "setpriv", "--bounding-set=-net_admin"]);
+        run.args(["--inh-caps=-net_admin", env!("CARGO_BIN_EXE_strata")]);
+        run.args(["run", "--pvm-kernel", "--memory=16M", net, "--kernel"]);
+        run.arg(guest.path("guest"));
+        refused(
+            &finish(run),
+            &["no right", "tap0", "sudo ip tuntap add tap0"],
+        );
+    }
+}
+
+#[test]
 fn small_devices_that_can_not_be() {
     let guest = Guest::new(Payload::PowerOff);
     let taken = guest.path("guest");
@@ -191,6 +309,13 @@ fn small_devices_that_can_not_be() {
         (
             &["--virtio-console", "stdio", "--serial", "stdio"],
             &["two consoles", "null"],
+        ),
+        (
+            &[
+                "--virtio-console=port=a:null",
+                "--virtio-console=port=a:null",
+            ],
+            &["two ports", "name a"],
         ),
     ] {
         refused(&finish(guest.run(args)), words);

@@ -112,3 +112,24 @@ fn what_can_not_be_is_one_sentence_with_the_remedy() {
         assert!(!stderr.contains("panicked"), "{stderr}");
     }
 }
+
+#[test]
+fn without_rights_a_change_says_so_and_a_list_is_shown() {
+    let said = succeeded(&in_a_world(
+        "chmod 755 /run
+        cp $strata /run/program # which others may not be able to reach where it is
+        nobody() { setpriv --reuid 65534 --clear-groups /run/program net bridge $@; }
+        ip link add br0 type bridge
+        nobody list
+        for change in 'create br1' 'delete br0' recover; do
+            nobody $change 2>&1 || echo code $?
+        done
+        setpriv --bounding-set=-net_admin --inh-caps=-net_admin \\
+            $strata net bridge create br1 2>&1 || echo code $?",
+    ));
+    assert!(said.contains("br0     down"), "{said}");
+    let denied = "strata: no right to change bridges; run it as root\ncode 2\n";
+    assert_eq!(said.matches(denied).count(), 3, "{said}");
+    let denied = "strata: no right to make the bridge br1; run it as root\ncode 2\n";
+    assert!(said.ends_with(denied), "{said}");
+}

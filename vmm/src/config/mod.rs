@@ -305,7 +305,7 @@ impl PartialConfig {
     ///
     /// # Errors
     /// [`Error::NoKernel`] when no kernel is named, [`Error::TakenId`] when two devices have one
-    /// name, [`Error::StdioTaken`] when two consoles are on standard input and output,
+    /// name, [`Error::TakenPort`] when two ports of the console have, [`Error::StdioTaken`] when two consoles are on standard input and output,
     /// [`Error::BalloonSize`] when the guest is asked for all of its memory.
     pub fn complete(mut self) -> Result<MachineConfig, Error> {
         name_all(self.disk.iter_mut().map(|disk| &mut disk.id), "disk");
@@ -315,6 +315,13 @@ impl PartialConfig {
         for id in ids.chain(self.net.iter().map(|net| &net.id)).flatten() {
             if !seen.insert(id) {
                 return Err(Error::TakenId(id.clone()));
+            }
+        }
+        let names = self.virtio_console.iter().map(|port| &port.name);
+        let mut seen = HashSet::new();
+        for name in names.filter(|name| !name.is_empty()) {
+            if !seen.insert(name) {
+                return Err(Error::TakenPort(name.clone()));
             }
         }
         let memory = self.memory.unwrap_or_default();

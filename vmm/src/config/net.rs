@@ -144,6 +144,9 @@ impl Options for NetConfig {
         {
             return Err("1 to 64 queues".to_owned());
         }
+        if self.queues.is_some_and(|queues| queues > 1) && (self.user || self.fd.is_some()) {
+            return Err("several queues go with bridge and tap; leave queues out".to_owned());
+        }
         self.forwards()?;
         if self.mtu.is_some_and(|mtu| mtu < 68) {
             return Err("the mtu is at least 68 (IPv4's smallest)".to_owned());
@@ -177,6 +180,7 @@ mod tests {
             "tap=tap0,vhost",
             "tap=tap0,vhost=auto",
             "fd=7",
+            "fd=7,queues=1",
             "user",
             "user,hostfwd=tcp::2222-:22,hostfwd=udp:127.0.0.1:53-:53",
         ] {
@@ -201,6 +205,8 @@ mod tests {
             ("bridge=a-name-that-is-too-long", "15"),
             ("user,hostfwd=2222", "2222"),
             ("tap=a,queues=0", "1 to 64"),
+            ("user,queues=2", "go with bridge and tap"),
+            ("fd=7,queues=2", "go with bridge and tap"),
             ("tap=a,vhost=maybe", "on, off or auto"),
             ("user,vhost=on", "goes with a tap"),
             ("tap=a,mtu=67", "68"),

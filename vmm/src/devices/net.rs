@@ -28,6 +28,8 @@ pub struct OpenNet {
     pub config: NetConfig,
     /// The host's end by another name, where a command gave it one.
     pub netdev: Option<String>,
+    /// The guest's address, as the card was made.
+    mac: MacAddr,
     /// Its cable.
     pub link: Link,
 }
@@ -48,7 +50,7 @@ impl Nets {
     /// Connects a card and puts it on the bus.
     ///
     /// # Errors
-    /// [`Error::Net`], [`Error::InheritedFd`], and as [`Pci::add`].
+    /// [`Error::TakenMac`], [`Error::Net`], [`Error::InheritedFd`], and as [`Pci::add`].
     pub fn add(&self, config: &NetConfig, netdev: Option<&str>, pci: &Pci) -> Result<(), Error> {
         let id = config.id.as_deref().unwrap_or_default();
         // Before the host's side is touched.
@@ -60,6 +62,10 @@ impl Nets {
                 source,
             })?,
         };
+        // A guest tells its cards by their addresses, on whatever networks they are.
+        if let Some(other) = self.0.borrow().iter().find(|net| net.mac == mac) {
+            return Err(Error::TakenMac(mac, other.id.clone()));
+        }
         let (backend, mtu) = connect(config, mac)?;
         let card = CardConfig {
             name: id.to_owned(),
@@ -76,6 +82,7 @@ impl Nets {
             id: id.to_owned(),
             config: config.clone(),
             netdev: netdev.map(str::to_owned),
+            mac,
             link,
         });
         Ok(())

@@ -85,6 +85,7 @@ impl Options for DiskConfig {
     const WHAT: &'static str = "disk";
 
     fn check(&self) -> Result<(), String> {
+        self.id.as_deref().map_or(Ok(()), options::check_id)?;
         if self.path.as_os_str().is_empty() {
             return Err("path is empty; name an image file or a block device".to_owned());
         }

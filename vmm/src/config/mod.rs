@@ -27,7 +27,7 @@ pub use cloud_init::CloudInitConfig;
 pub use disk::{DiskConfig, EncryptConfig};
 pub use memory::{HugePages, MemoryConfig};
 pub use net::{NetConfig, Vhost};
-pub(crate) use options::Options;
+pub(crate) use options::{Options, check_id};
 pub use qmp::QmpConfig;
 pub use secret::SecretConfig;
 pub use serial::SerialTarget;

@@ -117,6 +117,7 @@ impl Options for NetConfig {
     const WHAT: &'static str = "net";
 
     fn check(&self) -> Result<(), String> {
+        self.id.as_deref().map_or(Ok(()), options::check_id)?;
         let ways = [
             self.bridge.is_some(),
             self.tap.is_some() && self.bridge.is_none(),
@@ -205,6 +206,7 @@ mod tests {
             ("bridge=a-name-that-is-too-long", "15"),
             ("user,hostfwd=2222", "2222"),
             ("tap=a,queues=0", "1 to 64"),
+            ("user,id=../x", "begins with a letter"),
             ("user,queues=2", "go with bridge and tap"),
             ("fd=7,queues=2", "go with bridge and tap"),
             ("tap=a,vhost=maybe", "on, off or auto"),

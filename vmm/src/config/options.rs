@@ -25,6 +25,23 @@ pub(crate) trait Options: DeserializeOwned {
     }
 }
 
+/// Whether a name may be one of a device or node: a letter, then letters, digits, `-`, `.` and `_`,
+/// as QEMU has it, and not too long for a message.
+///
+/// # Errors
+/// A sentence that says so.
+pub(crate) fn check_id(id: &str) -> Result<(), String> {
+    let mut chars = id.chars();
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    if chars.next().is_some_and(|c| c.is_ascii_alphabetic()) && chars.all(fits) && id.len() <= 63 {
+        return Ok(());
+    }
+    Err(
+        "a name begins with a letter and goes on with letters, digits, '-', '.' and '_', 63 at most"
+            .to_owned(),
+    )
+}
+
 /// Reads the command line's text. A comma within a value is doubled, as QEMU's users know it.
 pub(super) fn parse<T: Options>(text: &str) -> Result<T, String> {
     let table = table::<T>(text).map_err(|reason| format!("{}: {reason}", T::WHAT))?;

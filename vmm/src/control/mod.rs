@@ -16,7 +16,7 @@ use strata_qmp::{Commands, Error, NoArguments, Version};
 
 pub(crate) use self::server::Server;
 use crate::announce::{Announcer, qom_path};
-use crate::config::NetConfig;
+use crate::config::{self, NetConfig};
 use crate::error::Chain;
 use crate::exit::Outcome;
 use crate::machine::{End, Finish, Pace, Parts, Status};
@@ -142,15 +142,7 @@ fn refused(error: crate::error::Error) -> Error {
     }
 }
 
-/// Whether a name may be one of a device or node: a letter, then letters, digits, `-`, `.` and `_`,
-/// as QEMU has it, and not too long for a message.
+/// Whether a name may be one of a device, node or host end.
 fn check_id(id: &str) -> Result<(), Error> {
-    let mut chars = id.chars();
-    let fits = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-    if chars.next().is_some_and(|c| c.is_ascii_alphabetic()) && chars.all(fits) && id.len() <= 63 {
-        return Ok(());
-    }
-    Err(Error::generic(
-        "a name begins with a letter and goes on with letters, digits, '-', '.' and '_', 63 at most",
-    ))
+    config::check_id(id).map_err(Error::generic)
 }

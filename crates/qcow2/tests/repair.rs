@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use common::is_sound;
 use strata_qcow2::storage::MemoryStorage;
-use strata_qcow2::{AmendOptions, CheckReport, CreateOptions, Image, OpenOptions, Repair, Storage};
+use strata_qcow2::{
+    AmendOptions, CheckReport, CreateOptions, Image, NewSnapshot, OpenOptions, Repair, Storage,
+};
 
 fn open(file: &Arc<MemoryStorage>) -> Image {
     let options = OpenOptions {
@@ -72,4 +74,124 @@ fn too_many_references_wait_for_wider_refcounts() {
     let mut second = [0; 512];
     image.read_at(&mut second, 65536).unwrap();
     assert_eq!(second, [7; 512], "both are still one cluster");
+}
+
+/// An image with three snapshots, and the file offset of the second one's table entry.
+fn with_snapshots(version: u32) -> (Arc<MemoryStorage>, u64) {
+    let file = Arc::new(MemoryStorage::default());
+    let options = CreateOptions {
+        size: 1 << 20,
+        cluster_size: 4096,
+        version,
+        ..CreateOptions::default()
+    };
+    options.create(&(file.clone() as Arc<dyn Storage>)).unwrap();
+    let image = open(&file);
+    for number in 1..=3 {
+        image.write_at(&[number; 20_000], 0).unwrap();
+        let new = NewSnapshot {
+            name: format!("s{number}"),
+            ..NewSnapshot::default()
+        };
+        image.create_snapshot(&new).unwrap();
+    }
+    let entry = (40 + 24 + 1 + 2u64).next_multiple_of(8);
+    let second = image.header().snapshots_offset + entry;
+    image.close().unwrap();
+    (file, second)
+}
+
+/// Reads all of the disk as a snapshot has it.
+fn shown(file: &Arc<MemoryStorage>, snapshot: &str) -> Vec<u8> {
+    let options = OpenOptions {
+        snapshot: Some(snapshot.into()),
+        ..OpenOptions::default()
+    };
+    let image = Image::open(file.clone(), options).unwrap();
+    let mut all = vec![0; 20_000];
+    image.read_at(&mut all, 0).unwrap();
+    all
+}
+
+/// Extra data that is too long makes the table unreadable, until a repair cuts it.
+#[test]
+fn extra_data_of_a_snapshot_is_cut() {
+    for version in [2, 3] {
+        let (file, second) = with_snapshots(version);
+        let disk: Arc<dyn Storage> = file.clone();
+        // The third entry is behind 2000 bytes more.
+        let mut entries = [0; 72 * 2];
+        disk.read_at(&mut entries, second).unwrap();
+        disk.write_at(&(24u32 + 2000).to_be_bytes(), second + 36)
+            .unwrap();
+        disk.write_at(&[0x77; 2000], second + 64).unwrap();
+        disk.write_at(&entries[64..], second + 2064).unwrap();
+        let image = open(&file);
+        for which in [Repair::Nothing, Repair::Leaks] {
+            let refused = image.check(which, &mut |_| {}).unwrap_err().to_string();
+            assert!(refused.contains("entry 1"), "{refused}");
+        }
+        let (report, texts) = repair(&image);
+        assert_eq!(
+            (report.corruptions, report.corruptions_fixed),
+            (0, 1),
+            "{texts:?}"
+        );
+        assert_eq!(
+            texts[0],
+            "Discarding too much extra metadata in snapshot table entry 1 (2024 > 1024)"
+        );
+        image.close().unwrap();
+        is_sound(&open(&file));
+        for number in 1..=3 {
+            let found = shown(&file, &format!("s{number}"));
+            assert_eq!(found, [number; 20_000], "version {version}");
+        }
+    }
+}
+
+/// What version 3 demands of an entry is filled in.
+#[test]
+fn entries_that_lack_extra_data_are_completed() {
+    let (file, _) = with_snapshots(2);
+    let disk: Arc<dyn Storage> = file.clone();
+    let header = open(&file).header();
+    // Version 2 has no need of extra data: as old programs write it.
+    let (mut table, mut at) = (Vec::new(), header.snapshots_offset);
+    for _ in 0..3 {
+        let mut entry = [0; 72];
+        disk.read_at(&mut entry, at).unwrap();
+        entry[36..40].fill(0);
+        table.extend_from_slice(&entry[..40]);
+        table.extend_from_slice(&entry[64..]);
+        at += 72;
+    }
+    disk.write_at(&table, header.snapshots_offset).unwrap();
+    is_sound(&open(&file));
+    // Version 3, 16 bits for a refcount, a header of 104 bytes.
+    disk.write_at(&3u32.to_be_bytes(), 4).unwrap();
+    disk.write_at(&[0; 32], 72).unwrap();
+    disk.write_at(&4u32.to_be_bytes(), 96).unwrap();
+    disk.write_at(&104u32.to_be_bytes(), 100).unwrap();
+    disk.write_at(&[0; 8], 104).unwrap();
+    let image = open(&file);
+    let mut texts = Vec::new();
+    let report = image
+        .check(Repair::Nothing, &mut |finding| {
+            texts.push(finding.text.clone())
+        })
+        .unwrap();
+    assert_eq!(report.corruptions, 3, "{texts:?}");
+    assert_eq!(texts[0], "ERROR snapshot table entry 0 is incomplete");
+    let (report, texts) = repair(&image);
+    assert_eq!(
+        (report.corruptions, report.corruptions_fixed),
+        (0, 3),
+        "{texts:?}"
+    );
+    image.close().unwrap();
+    is_sound(&open(&file));
+    for number in 1..=3 {
+        assert_eq!(shown(&file, &format!("s{number}")), [number; 20_000]);
+    }
 }

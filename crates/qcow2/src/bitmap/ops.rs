@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::format::{GRANULARITY, IN_USE, MAX_BYTES, MAX_NAME, bytes_for};
+use super::format::{Directory, GRANULARITY, IN_USE, MAX_BYTES, MAX_NAME, bytes_for};
 use super::memory::Bitmap;
 use super::store::check_bits;
 use crate::error::{Error, Result};
@@ -39,6 +39,22 @@ impl Image {
                 inconsistent: bitmap.inconsistent.is_some(),
             })
             .collect())
+    }
+
+    /// The names of the image's bitmaps, as its directory has them; their bits stay unread.
+    ///
+    /// # Errors
+    /// As [`Image::bitmaps`].
+    pub fn bitmap_names(&self) -> Result<Vec<String>> {
+        let state = self.lock();
+        if let Some(list) = &state.bitmaps {
+            return Ok(list.iter().map(|bitmap| bitmap.name.clone()).collect());
+        }
+        let Some(directory) = Directory::of(&state.header)? else {
+            return Ok(Vec::new());
+        };
+        let entries = directory.read(&*self.file, &state.header)?;
+        Ok(entries.into_iter().map(|entry| entry.name).collect())
     }
 
     /// Adds a clean, enabled bitmap. `granularity` is a power of two from 512 bytes to 2 GiB.

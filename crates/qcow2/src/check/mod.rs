@@ -11,6 +11,7 @@ pub(crate) use references::for_each_word;
 use crate::error::Result;
 use crate::format::{Autoclear, Incompatible};
 use crate::image::Image;
+use crate::snapshot::salvage_table;
 
 /// What a check may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -108,9 +109,10 @@ impl Image {
     ///
     /// # Errors
     /// [`crate::Error::Io`], or [`crate::Error::ReadOnly`] when repair is asked of a read-only
-    /// image; [`crate::Error::Malformed`] or [`crate::Error::TooLarge`] if the snapshot table or
-    /// the bitmap directory can not be read, so that what belongs to them is not known. What else
-    /// is wrong with the image is not an error but in the report.
+    /// image; [`crate::Error::Malformed`] or [`crate::Error::TooLarge`] if the snapshot table
+    /// (unless all is to be repaired) or the bitmap directory can not be read, so that what
+    /// belongs to them is not known. What else is wrong with the image is not an error but in the
+    /// report.
     pub fn check(&self, repair: Repair, tell: &mut dyn FnMut(&Finding)) -> Result<CheckReport> {
         let mut state = if repair == Repair::Nothing {
             self.lock()
@@ -129,7 +131,13 @@ impl Image {
             tell,
             rebuild: false,
         };
-        let counts = self.count_references(&state.header, &mut findings)?;
+        let snapshots = salvage_table(&*self.file, &state.header)?;
+        if repair != Repair::All {
+            // What they use would count as leaked, and be freed.
+            snapshots.refuse_faults(&state.header)?;
+        }
+        self.tell_snapshots(&state.header, &snapshots, repair, &mut findings);
+        let counts = self.count_references(&state.header, &snapshots, &mut findings)?;
         let wrong = self.compare_refcounts(state, &counts, &mut findings)?;
         if repair == Repair::Nothing {
             if wrong.flags {
@@ -137,7 +145,7 @@ impl Image {
             }
             return Ok(findings.report);
         }
-        self.repair(state, repair, counts, wrong, &mut findings)?;
+        self.repair(state, repair, counts, wrong, &snapshots, &mut findings)?;
         let header = &mut state.header;
         let before = (header.autoclear, header.incompatible);
         header.autoclear = Autoclear(header.autoclear.0 & Autoclear::KNOWN.0);

@@ -7,7 +7,7 @@ use crate::format::Header;
 use crate::format::bytes::{get_u64, words};
 use crate::format::entry::{COPIED, CompressedRange, L1Entry, L2Entry};
 use crate::image::Image;
-use crate::snapshot::{self, Snapshot};
+use crate::snapshot::{Salvage, Snapshot};
 use crate::storage::Storage;
 
 /// Bytes of a table read at once.
@@ -46,10 +46,12 @@ struct Walk<'a, 'b> {
 }
 
 impl Image {
-    /// Counts what the tables that `header` names refer to, as they are on the disk.
+    /// Counts what the tables that `header` names refer to, as they are on the disk, and the
+    /// snapshots that could be read.
     pub(super) fn count_references(
         &self,
         header: &Header,
+        snapshots: &Salvage,
         findings: &mut Findings<'_>,
     ) -> Result<Counts> {
         let file_len = self.file.size()?;
@@ -64,20 +66,14 @@ impl Image {
         walk.findings.report.total_clusters = geometry.clusters(header.size);
         walk.reference(0, geometry.cluster_size(), Claim::None);
         walk.tables(header.l1_offset, u64::from(header.l1_size), true)?;
-        match snapshot::read_table(&*self.file, header) {
-            Ok((list, bytes)) => {
-                for entry in &list {
-                    if let Err(error) = entry.check_table(geometry) {
-                        walk.snapshot_fault(entry, &error);
-                        continue;
-                    }
-                    walk.tables(entry.l1_offset, u64::from(entry.l1_size), false)?;
-                }
-                walk.reference(header.snapshots_offset, bytes, Claim::None);
+        for entry in &snapshots.list {
+            if let Err(error) = entry.check_table(geometry) {
+                walk.snapshot_fault(entry, &error);
+                continue;
             }
-            // What the snapshots use would count as leaked, and a repair would free it.
-            Err(error) => return Err(error),
+            walk.tables(entry.l1_offset, u64::from(entry.l1_size), false)?;
         }
+        walk.reference(header.snapshots_offset, snapshots.bytes, Claim::None);
         let table = u64::from(header.refcount_table_clusters) << geometry.cluster_bits;
         walk.reference(header.refcount_table_offset, table, Claim::None);
         walk.refcount_blocks(header.refcount_table_offset, table / 8)?;

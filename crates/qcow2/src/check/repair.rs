@@ -12,6 +12,7 @@ use crate::format::{Header, bytes};
 use crate::image::Image;
 use crate::image::state::State;
 use crate::refcount::{Refcounts, width};
+use crate::snapshot::{Salvage, salvage_table};
 
 impl Image {
     /// The state of an image that may be in no state to be written yet.
@@ -33,6 +34,7 @@ impl Image {
         repair: Repair,
         counts: Counts,
         wrong: Comparison,
+        snapshots: &Salvage,
         findings: &mut Findings<'_>,
     ) -> Result<()> {
         // A cluster in use that counts as free may have been given to two owners, so that no
@@ -62,7 +64,8 @@ impl Image {
                 rebuild: false,
             };
             let before = findings.report.corruptions;
-            let counts = self.count_references(&state.header, &mut again)?;
+            let snapshots = salvage_table(&*self.file, &state.header)?;
+            let counts = self.count_references(&state.header, &snapshots, &mut again)?;
             self.compare_refcounts(state, &counts, &mut again)?;
             findings.report.corruptions = again.report.corruptions;
             findings.report.corruptions_fixed += before.saturating_sub(again.report.corruptions);
@@ -70,6 +73,7 @@ impl Image {
             self.correct(state, repair, &wrong.refcounts, findings)?;
         }
         if repair == Repair::All {
+            self.repair_snapshots(state, snapshots, findings)?;
             self.walk_flags(state, |text| {
                 findings.add(FindingKind::Repaired, format!("Repairing {text}"));
                 findings.report.corruptions_fixed += 1;
@@ -79,6 +83,62 @@ impl Image {
             self.tell_flags(state, findings)?;
         }
         self.sync(state)
+    }
+
+    /// Says what is wrong with the snapshot table and will be repaired, or is not to be.
+    pub(super) fn tell_snapshots(
+        &self,
+        header: &Header,
+        salvage: &Salvage,
+        repair: Repair,
+        findings: &mut Findings<'_>,
+    ) {
+        for (index, _, extra) in &salvage.cut {
+            let limit = crate::snapshot::MAX_EXTRA;
+            let text = format!(
+                "Discarding too much extra metadata in snapshot table entry {index} ({extra} > \
+                 {limit})"
+            );
+            findings.add(FindingKind::Repaired, text);
+        }
+        if salvage.dropped > 0 {
+            let text = format!(
+                "Discarding {} overhanging snapshots (snapshot table is too big)",
+                salvage.dropped
+            );
+            findings.add(FindingKind::Repaired, text);
+        }
+        for index in salvage.incomplete(header) {
+            let text = format!("snapshot table entry {index} is incomplete");
+            match repair {
+                Repair::All => findings.add(FindingKind::Repaired, format!("Repairing {text}")),
+                _ => findings.corrupt(format!("ERROR {text}")),
+            }
+        }
+    }
+
+    /// Writes the snapshot table anew if something was wrong with it. All refcounts are right.
+    fn repair_snapshots(
+        &self,
+        state: &mut State,
+        salvage: &Salvage,
+        findings: &mut Findings<'_>,
+    ) -> Result<()> {
+        let header = &state.header;
+        let incomplete = salvage.incomplete(header).len() as u64;
+        let faults = salvage.cut.len() as u64 + salvage.dropped + incomplete;
+        if faults == 0 {
+            return Ok(());
+        }
+        let end = header.snapshots_offset.saturating_add(salvage.bytes);
+        let past_end = end.saturating_sub(self.file.size()?);
+        // A table that ends past the file was not counted.
+        let counted = past_end < self.geometry.cluster_size();
+        let old_bytes = if counted { salvage.bytes } else { 0 };
+        self.replace_table(state, &salvage.list, old_bytes, |_| {})?;
+        self.sync(state)?;
+        findings.report.corruptions_fixed += faults;
+        Ok(())
     }
 
     /// Sets single refcounts right.
@@ -147,7 +207,10 @@ impl Image {
             tell: &mut ignore,
             rebuild: false,
         };
-        let counts = self.count_references(header, &mut findings)?;
+        let snapshots = salvage_table(&*self.file, header)?;
+        // What its snapshots use would count as leaked.
+        snapshots.refuse_faults(header)?;
+        let counts = self.count_references(header, &snapshots, &mut findings)?;
         if findings.report.corruptions > 0 {
             return Err(Error::Corrupt);
         }

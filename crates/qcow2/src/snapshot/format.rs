@@ -11,7 +11,7 @@ const FIXED: usize = 40;
 /// The extra data that this crate knows: large VM state size, disk size, icount.
 const KNOWN_EXTRA: usize = 24;
 /// Longer extra data is refused.
-const MAX_EXTRA: usize = 1024;
+pub(crate) const MAX_EXTRA: usize = 1024;
 /// The largest table: 64 MiB.
 const MAX_TABLE: u64 = 64 << 20;
 /// An icount that is not there.
@@ -50,8 +50,9 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn take(&mut self, count: usize) -> Result<&[u8]> {
-        let have = (self.start + self.buffer.len() as u64).saturating_sub(self.at);
-        if (have as usize) < count {
+        let end = self.start + self.buffer.len() as u64;
+        // The reader may have skipped what the buffer ends with, and more.
+        if end < self.at + count as u64 {
             self.buffer.resize(count.max(4096), 0);
             self.file.read_at(&mut self.buffer, self.at)?;
             self.start = self.at;
@@ -81,22 +82,20 @@ impl Snapshot {
         Ok(())
     }
 
-    fn read(reader: &mut Reader<'_>) -> Result<Self> {
-        let at = reader.at;
-        let bad = |reason: &str| Error::malformed("snapshot table entry", at, reason);
+    /// Reads an entry, and how much extra data it claims; what is more than allowed is left out.
+    fn read(reader: &mut Reader<'_>) -> Result<(Self, u32)> {
         let fixed: Vec<u8> = reader.take(FIXED)?.to_vec();
-        let extra_size = get_u32(&fixed, 36) as usize;
-        if extra_size > MAX_EXTRA {
-            return Err(bad("too much extra metadata"));
-        }
+        let claimed = get_u32(&fixed, 36);
+        let extra_size = (claimed as usize).min(MAX_EXTRA);
         let l1_offset = get_u64(&fixed, 0);
         let l1_size = get_u32(&fixed, 8);
         let extra = reader.take(extra_size)?.to_vec();
+        reader.at += u64::from(claimed) - extra_size as u64;
         let id = text(reader.take(usize::from(get_u16(&fixed, 12)))?);
         let name = text(reader.take(usize::from(get_u16(&fixed, 14)))?);
         reader.at = reader.at.next_multiple_of(8);
         let large = (extra_size >= 8).then(|| get_u64(&extra, 0));
-        Ok(Self {
+        let snapshot = Self {
             id,
             name,
             date: (get_u32(&fixed, 16), get_u32(&fixed, 20)),
@@ -109,7 +108,8 @@ impl Snapshot {
             l1_offset,
             l1_size,
             unknown_extra: extra.get(KNOWN_EXTRA..).unwrap_or_default().to_vec(),
-        })
+        };
+        Ok((snapshot, claimed))
     }
 
     fn encode(&self, table: &mut Vec<u8>, disk_size: u64) {
@@ -138,8 +138,48 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Reads the snapshot table; also the bytes that it takes.
-pub(crate) fn read_table(file: &dyn Storage, header: &Header) -> Result<(Vec<Snapshot>, u64)> {
+/// What can be used of a snapshot table.
+pub(crate) struct Salvage {
+    pub(crate) list: Vec<Snapshot>,
+    /// Bytes that the entries of `list` take on the disk.
+    pub(crate) bytes: u64,
+    /// Entries whose extra data is too long, as (index, file offset, bytes), and was cut.
+    pub(crate) cut: Vec<(usize, u64, u32)>,
+    /// Entries past the end of the largest table.
+    pub(crate) dropped: u64,
+}
+
+impl Salvage {
+    /// Fails if not all of the table could be used.
+    pub(crate) fn refuse_faults(&self, header: &Header) -> Result<()> {
+        if let Some((index, at, _)) = self.cut.first() {
+            return Err(too_much_extra(*index, *at));
+        }
+        if self.dropped > 0 {
+            let reason = format!("too big by {} overhanging snapshots", self.dropped);
+            let at = header.snapshots_offset;
+            return Err(Error::malformed("snapshot table", at, reason));
+        }
+        Ok(())
+    }
+
+    /// Indexes of entries that lack extra data that version 3 demands.
+    pub(crate) fn incomplete(&self, header: &Header) -> Vec<usize> {
+        let lacks = |index: &usize| header.version >= 3 && self.list[*index].disk_size.is_none();
+        (0..self.list.len()).filter(lacks).collect()
+    }
+}
+
+fn too_much_extra(index: usize, at: u64) -> Error {
+    let reason = format!("too much extra metadata in snapshot table entry {index}");
+    Error::malformed("snapshot table entry", at, reason)
+}
+
+/// Reads what can be used of the snapshot table.
+///
+/// # Errors
+/// Those of reading, and for an entry that would take the rest of the table with it.
+pub(crate) fn salvage_table(file: &dyn Storage, header: &Header) -> Result<Salvage> {
     let start = header.snapshots_offset;
     let mut reader = Reader {
         file,
@@ -147,19 +187,37 @@ pub(crate) fn read_table(file: &dyn Storage, header: &Header) -> Result<(Vec<Sna
         buffer: Vec::new(),
         start,
     };
-    let mut list = Vec::new();
-    for _ in 0..header.snapshot_count {
-        list.push(Snapshot::read(&mut reader)?);
-        let bytes = reader.at - start;
-        if bytes > MAX_TABLE {
-            return Err(Error::TooLarge {
-                what: "snapshot table",
-                value: bytes,
-                limit: MAX_TABLE,
-            });
+    let mut salvage = Salvage {
+        list: Vec::new(),
+        bytes: 0,
+        cut: Vec::new(),
+        dropped: 0,
+    };
+    for index in 0..header.snapshot_count as usize {
+        let at = reader.at;
+        let (snapshot, extra) = Snapshot::read(&mut reader)?;
+        if extra as usize > MAX_EXTRA {
+            salvage.cut.push((index, at, extra));
         }
+        if reader.at - start > MAX_TABLE {
+            if extra as usize > MAX_EXTRA {
+                // One field that is wrong shall not cost all snapshots from here on.
+                return Err(too_much_extra(index, at));
+            }
+            salvage.dropped = u64::from(header.snapshot_count) - index as u64;
+            break;
+        }
+        salvage.bytes = reader.at - start;
+        salvage.list.push(snapshot);
     }
-    Ok((list, reader.at - start))
+    Ok(salvage)
+}
+
+/// Reads the snapshot table; also the bytes that it takes.
+pub(crate) fn read_table(file: &dyn Storage, header: &Header) -> Result<(Vec<Snapshot>, u64)> {
+    let salvage = salvage_table(file, header)?;
+    salvage.refuse_faults(header)?;
+    Ok((salvage.list, salvage.bytes))
 }
 
 /// The table's bytes. Sizes that old entries leave out are `disk_size`.

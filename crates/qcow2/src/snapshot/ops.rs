@@ -240,8 +240,19 @@ impl Image {
         list: &[Snapshot],
         also: impl FnOnce(&mut crate::Header),
     ) -> Result<()> {
-        let old = state.header.clone();
-        let old_bytes = read_table(&*self.file, &old)?.1;
+        let old_bytes = read_table(&*self.file, &state.header)?.1;
+        self.replace_table(state, list, old_bytes, also)
+    }
+
+    /// The same over a table of `old_bytes`, which need not be sound.
+    pub(crate) fn replace_table(
+        &self,
+        state: &mut State,
+        list: &[Snapshot],
+        old_bytes: u64,
+        also: impl FnOnce(&mut crate::Header),
+    ) -> Result<()> {
+        let old_offset = state.header.snapshots_offset;
         let table = encode_table(list, self.size())?;
         let clusters = self.geometry.clusters(table.len() as u64);
         let place = self.allocate_exact(state, clusters)?;
@@ -253,11 +264,7 @@ impl Image {
         also(&mut state.header);
         let done = self.write_header(state).and_then(|()| self.file.sync());
         self.or_break(done)?;
-        self.free_now(
-            state,
-            old.snapshots_offset,
-            self.geometry.clusters(old_bytes),
-        )
+        self.free_now(state, old_offset, self.geometry.clusters(old_bytes))
     }
 
     fn insert_metadata(&self, offset: u64, clusters: u64) -> Result<()> {

@@ -302,7 +302,7 @@ fn plain_name(name: &str) -> String {
 
 /// A plain file name where that opens the same, else the options as JSON.
 fn shown_name(options: &Options, format: Format, file: &Protocol) -> String {
-    let plain = file.driver == "file"
+    let plain = matches!(file.driver, "file" | "host_device")
         && options.names().all(|name| {
             let known = ["driver", "file", "filename", "file.driver", "file.filename"];
             known.contains(&name)
@@ -368,6 +368,11 @@ fn qcow2(
     let below = backing(&mut options, &mut open, &header, name, flags, above)?;
     options.finish("format", "qcow2")?;
     let image = Image::open(Arc::clone(&file.storage), open.clone()).map_err(refused)?;
+    if !flags.check {
+        // What nothing but a check can use is told of before anything is done.
+        image.snapshots().map_err(refused)?;
+        image.bitmap_names().map_err(refused)?;
+    }
     Ok(Opened {
         node: Node::Qcow2(image),
         below,

@@ -16,6 +16,10 @@ pub fn errno(error: &Error) -> i32 {
             structure: "snapshot L1 table",
             ..
         } => libc::EINVAL,
+        Error::Malformed {
+            structure: "snapshot table" | "snapshot table entry",
+            ..
+        } => libc::EFBIG,
         Error::Malformed { .. } | Error::Decompress { .. } => libc::EIO,
         Error::ReadOnly | Error::NotAllowed(_) => libc::EPERM,
         Error::Corrupt => libc::EACCES,
@@ -56,7 +60,28 @@ fn malformed(structure: &str, reason: &str) -> String {
         ("snapshot table", "invalid offset") => "Snapshot table offset invalid".into(),
         ("active L1 table", "invalid offset") => "Active L1 table offset invalid".into(),
         ("snapshot L1 table", "invalid offset") => "Snapshot L1 table offset invalid".into(),
+        ("snapshot table entry" | "snapshot table", _) => snapshot_table(reason),
         _ => reason.to_owned(),
+    }
+}
+
+/// What is wrong with a snapshot table, and how to get rid of it.
+fn snapshot_table(reason: &str) -> String {
+    let tool = match crate::report::program() {
+        "qemu-img" | "qemu-io" => "qemu-img",
+        _ => "strata-img",
+    };
+    if let Some(rest) = reason.strip_prefix("too much extra metadata") {
+        return format!(
+            "Too much extra metadata{rest}\nYou can force-remove this extra metadata with {tool} \
+             check -r all"
+        );
+    }
+    match reason.strip_prefix("too big by ") {
+        Some(rest) => format!(
+            "Snapshot table is too big\nYou can force-remove all {rest} with {tool} check -r all"
+        ),
+        None => reason.to_owned(),
     }
 }
 

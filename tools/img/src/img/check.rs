@@ -3,7 +3,7 @@
 //! Exit codes: 0 good, 1 the check itself failed, 2 corrupt, 3 leaked clusters only, 63 the
 //! format has no checks.
 
-use strata_qcow2::{CheckReport, Repair};
+use strata_qcow2::{CheckReport, Error, Repair};
 
 use super::{Common, Output, cache, reason};
 use crate::disk::{Cache, Disk, Flags, words};
@@ -127,7 +127,25 @@ fn check(disk: &Disk, repair: Repair) -> Outcome<CheckReport> {
     };
     image
         .check(repair, &mut |finding| note(&finding.text))
-        .map_err(|error| Failure::new(format!("Check failed: {}", reason(&error))))
+        .map_err(|error| {
+            if is_snapshot_table(&error) {
+                crate::report::error(format_args!(
+                    "ERROR failed to read the snapshot table: {}",
+                    words(&error)
+                ));
+            }
+            Failure::new(format!("Check failed: {}", reason(&error)))
+        })
+}
+
+fn is_snapshot_table(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Malformed {
+            structure: "snapshot table" | "snapshot table entry",
+            ..
+        }
+    )
 }
 
 fn print(report: &CheckReport) {

@@ -101,6 +101,10 @@ fn apply(disk: &Disk, name: &str) -> Outcome<()> {
         let why = crate::report::errno_text(libc::ENOENT);
         return Err(failed(format!("Failed to load snapshot: {why}")));
     };
+    let bitmaps = image.bitmap_names();
+    if !bitmaps.map_err(|error| failed(words(&error)))?.is_empty() {
+        return Err(failed("Device has active dirty bitmaps".to_owned()));
+    }
     image.apply_snapshot(&snapshot.id).map_err(|error| {
         if matches!(error, Error::Malformed { .. } | Error::TooLarge { .. }) {
             crate::report::error(words(&error));

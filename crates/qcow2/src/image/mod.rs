@@ -7,6 +7,7 @@ mod header;
 mod locate;
 mod open;
 mod overlap;
+mod preallocated;
 mod prepare;
 mod read;
 mod resize;
@@ -16,7 +17,7 @@ mod write;
 mod zero;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, RwLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, RwLock};
 
 pub use locate::Extent;
 pub use open::{Backing, FindingSink, OpenOptions};
@@ -54,6 +55,8 @@ pub struct Image {
     pub(crate) metadata: ClusterSet,
     pub(crate) tracker: Tracker,
     check_inactive_l2: bool,
+    /// The answer of [`Image::is_preallocated`].
+    preallocated: OnceLock<bool>,
     /// Hears that the image is marked as corrupt.
     on_finding: Option<FindingSink>,
     /// Overrides the header's wish for lazy refcounts.

@@ -1,7 +1,7 @@
 //! Opening.
 
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Condvar, Mutex, RwLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, RwLock};
 
 use super::state::State;
 use super::{BackingState, Image};
@@ -173,6 +173,7 @@ impl Image {
             data,
             metadata: ClusterSet::default(),
             tracker: Tracker::default(),
+            preallocated: OnceLock::new(),
             lazy_refcounts: options.lazy_refcounts,
             check_inactive_l2: options.check_inactive_l2,
             on_finding: options.on_finding.clone(),

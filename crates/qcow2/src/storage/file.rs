@@ -1,4 +1,4 @@
-use std::fs::{File, OpenOptions};
+use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -20,11 +20,12 @@ pub struct FileOptions {
     pub direct: bool,
 }
 
-/// A storage in a file or block device, reached by positional system calls.
+/// A storage in a file or device, reached by positional system calls.
 #[derive(Debug)]
 pub struct FileStorage {
     file: File,
-    block_device: bool,
+    /// Of a size that nobody here can change.
+    device: bool,
     /// Alignment that O_DIRECT wants; 1 without it.
     alignment: usize,
     flushes: bool,
@@ -34,6 +35,11 @@ pub struct FileStorage {
 
 /// Covers every disk in use, for kernels that do not tell.
 const DIRECT_ALIGNMENT: usize = 4096;
+
+/// Block devices, and character devices such as /dev/null, which have no size.
+fn is_device(kind: FileType) -> bool {
+    kind.is_block_device() || kind.is_char_device()
+}
 
 impl FileStorage {
     /// Opens the file at `path`.
@@ -46,10 +52,11 @@ impl FileStorage {
         }
         let file = open.open(path)?;
         let kind = file.metadata()?.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
+        let device = is_device(kind);
+        if !kind.is_file() && !device {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "neither a regular file nor a block device",
+                "neither a regular file nor a device",
             ));
         }
         let alignment = if options.direct {
@@ -59,7 +66,7 @@ impl FileStorage {
         };
         Ok(Self {
             file,
-            block_device: kind.is_block_device(),
+            device,
             alignment,
             flushes: true,
             rewriting: RwLock::new(()),
@@ -68,10 +75,10 @@ impl FileStorage {
 
     /// Wraps a file that is open already, without O_DIRECT.
     pub fn from_file(file: File) -> io::Result<Self> {
-        let block_device = file.metadata()?.file_type().is_block_device();
+        let device = is_device(file.metadata()?.file_type());
         Ok(Self {
             file,
-            block_device,
+            device,
             alignment: 1,
             flushes: true,
             rewriting: RwLock::new(()),
@@ -197,14 +204,14 @@ impl Storage for FileStorage {
     }
 
     fn len(&self) -> io::Result<u64> {
-        if self.block_device {
+        if self.device {
             return sys::seek_end(&self.file);
         }
         Ok(self.file.metadata()?.len())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        if !self.block_device {
+        if !self.device {
             return self.file.set_len(len);
         }
         if len > self.len()? {
@@ -223,7 +230,7 @@ impl Storage for FileStorage {
 
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
         let end = offset.checked_add(len).ok_or(io::ErrorKind::InvalidInput)?;
-        let quick = if unmap && !self.block_device {
+        let quick = if unmap && !self.device {
             if self.len()? < end {
                 self.file.set_len(end)?;
             }
@@ -254,7 +261,7 @@ impl Storage for FileStorage {
     }
 
     fn grows_with_zeroes(&self) -> bool {
-        !self.block_device
+        !self.device
     }
 
     fn alignment(&self) -> usize {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use strata_luks::Volume;
 use strata_qcow2::luks::HeaderArea;
 use strata_qcow2::storage::{FileOptions, FileStorage};
-use strata_qcow2::{CompressionType, CreateOptions, Error, Preallocation, Storage};
+use strata_qcow2::{CompressionType, CreateOptions, Error, Header, Preallocation, Storage};
 
 use super::filename::{full_backing_name, local_path};
 use super::luks::{luks_failure, new_volume};
@@ -99,6 +99,9 @@ fn raw(path: &str, values: &Values, made: &mut Vec<String>) -> Outcome<()> {
     }
     let file = new_file(path, made)?;
     let size = size(values).next_multiple_of(512);
+    if !file.grows_with_zeroes() && file.len().is_ok_and(|len| len < size) {
+        fail!("Cannot grow device files");
+    }
     resize_raw(&*file, size, mode)
         .map_err(|error| Failure::new(format!("Could not resize file: {}", words(&error))))
 }
@@ -171,6 +174,11 @@ fn luks(path: &str, values: &Values, made: &mut Vec<String>) -> Outcome<()> {
 
 fn qcow2(path: &str, values: &Values, made: &mut Vec<String>) -> Outcome<()> {
     let mut options = qcow2_options(values)?;
+    match (values.text("backing_file"), values.text("backing_fmt")) {
+        (_, Some("")) => fail!("Parameter 'backing-fmt' does not accept value ''"),
+        (None | Some(""), Some(_)) => fail!("Backing format cannot be used without backing file"),
+        _ => {}
+    }
     if let Some(name) = values.text("data_file") {
         let full = full_backing_name(path, name)?;
         options.data_file = Some((name.to_owned(), new_file(local_path(&full)?, made)?));
@@ -179,7 +187,12 @@ fn qcow2(path: &str, values: &Values, made: &mut Vec<String>) -> Outcome<()> {
     options.create(&file).map_err(|error| match &error {
         Error::TooLarge { .. } => Failure::new(words(&error)).code(libc::EFBIG as u8),
         _ => Failure::new(words(&error)),
-    })
+    })?;
+    // A device may take every write and keep none.
+    if !file.grows_with_zeroes() {
+        Header::read(&*file).map_err(|error| Failure::new(words(&error)))?;
+    }
+    Ok(())
 }
 
 /// The creation options without the data file, checked in the order of qemu's checks.
@@ -203,7 +216,14 @@ pub fn qcow2_options(values: &Values) -> Outcome<CreateOptions> {
         (Some("aes"), _) | (None, Some(true)) => {
             fail!("The legacy AES encryption of qcow2 is not supported; use encrypt.format=luks")
         }
-        (Some(other), _) => fail!("Unknown encryption format: '{other}'"),
+        (Some(other), _) => fail!("Parameter 'format' does not accept value '{other}'"),
+        _ if values
+            .given()
+            .iter()
+            .any(|(name, _)| name.starts_with("encrypt.")) =>
+        {
+            fail!("Parameter 'encrypt.format' is missing")
+        }
         _ => None,
     };
     let options = CreateOptions {

@@ -223,6 +223,9 @@ impl Disk {
         }
         match &*self.node {
             Node::Qcow2(image) => return image.resize(size, preallocation),
+            Node::Raw(_) if !self.file.grows_with_zeroes() && size != self.size() => {
+                return Err(Error::Unsupported("Cannot resize device files".into()));
+            }
             Node::Raw(disk) => {
                 super::create::resize_raw(&**disk.storage(), size, preallocation)?;
                 let storage = Arc::clone(disk.storage());

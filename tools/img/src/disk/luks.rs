@@ -173,7 +173,10 @@ impl HeaderStorage for Part<'_> {
 /// Bytes in front of the payload of the volume that `values` describe.
 ///
 /// # Errors
-/// For algorithms that are not supported.
+/// For algorithms that are not supported, and without the name of a secret, as qemu-img has it.
 pub fn new_volume_area(values: &Values) -> Outcome<u64> {
+    if values.text("key-secret").is_none() {
+        fail!("Parameter 'key-secret' is required for cipher");
+    }
     Ok(strata_luks::header_area_len(cipher_spec(values, "")?))
 }

@@ -85,8 +85,8 @@ pub(super) fn open(mut options: Options, flags: &Flags) -> Outcome<Protocol> {
         Some(format) if is_format(Some(format)) => nested(options, format, &flags),
         Some("null-co" | "null-aio") => null(options, driver.as_deref() == Some("null-co")),
         Some("blkdebug") => blkdebug(options, &flags),
-        None => file(options, &flags, "file"),
-        Some(name @ ("file" | "host_device" | "host_cdrom")) => file(options, &flags, name),
+        None => file(options, &flags, None),
+        Some(name @ ("file" | "host_device" | "host_cdrom")) => file(options, &flags, Some(name)),
         Some(other) => fail!("{}", super::unknown("driver", other)),
     }
 }
@@ -173,7 +173,8 @@ fn blkdebug(options: Options, flags: &Flags) -> Outcome<Protocol> {
     })
 }
 
-fn file(mut options: Options, flags: &Flags, asked: &str) -> Outcome<Protocol> {
+/// A file or device of the host; `asked` is the driver's name, if one was given.
+fn file(mut options: Options, flags: &Flags, asked: Option<&str>) -> Outcome<Protocol> {
     let Some(name) = options.take("filename") else {
         fail!("The 'file' block driver requires a file name");
     };
@@ -205,16 +206,7 @@ fn file(mut options: Options, flags: &Flags, asked: &str) -> Outcome<Protocol> {
         create: false,
         direct: flags.cache.direct,
     };
-    let opened = match std::fs::metadata(path) {
-        // Such as /dev/null: a device of no size.
-        Ok(meta) if meta.file_type().is_char_device() => std::fs::OpenOptions::new()
-            .read(true)
-            .write(flags.write)
-            .open(path)
-            .and_then(FileStorage::from_file),
-        _ => FileStorage::open(Path::new(path), open),
-    };
-    let file = match opened {
+    let file = match FileStorage::open(Path::new(path), open) {
         Ok(file) => file,
         Err(error) if flags.cache.direct && io_errno(&error) == libc::EINVAL => {
             fail!("Could not open '{path}': The filesystem does not support O_DIRECT");
@@ -227,7 +219,7 @@ fn file(mut options: Options, flags: &Flags, asked: &str) -> Outcome<Protocol> {
         file
     };
     let kind = file.file().metadata().map_err(|error| complain(&error))?;
-    let device = kind.file_type().is_block_device();
+    let device = is_device(kind.file_type());
     if locking == Locking::On && !device {
         crate::sys::lock(file.file(), flags.write, flags.force_share)
             .map_err(|mode| lock_failure(&mode))?;
@@ -241,19 +233,25 @@ fn file(mut options: Options, flags: &Flags, asked: &str) -> Outcome<Protocol> {
     })
 }
 
-/// Whether a file is of the kind that a driver is for; devices need no driver of their own.
-fn check_kind(path: &str, kind: FileType, driver: &str, write: bool) -> Outcome<()> {
+fn is_device(kind: FileType) -> bool {
+    kind.is_block_device() || kind.is_char_device()
+}
+
+/// Whether a file is of the kind that the driver asked for is for; without one, a regular file or
+/// a device.
+fn check_kind(path: &str, kind: FileType, asked: Option<&str>, write: bool) -> Outcome<()> {
     if kind.is_dir() && write {
         fail!("Could not open '{path}': {}", errno_text(libc::EISDIR));
     }
-    let device = kind.is_block_device() || kind.is_char_device();
-    if driver != "file" && !device {
-        fail!("'{driver}' driver requires '{path}' to be either a character or block device");
+    match asked {
+        None | Some("file") if kind.is_file() => Ok(()),
+        None if is_device(kind) => Ok(()),
+        None | Some("file") => fail!("'file' driver requires '{path}' to be a regular file"),
+        Some(_) if is_device(kind) => Ok(()),
+        Some(driver) => {
+            fail!("'{driver}' driver requires '{path}' to be either a character or block device")
+        }
     }
-    if driver == "file" && !kind.is_file() && !kind.is_block_device() {
-        fail!("'file' driver requires '{path}' to be a regular file");
-    }
-    Ok(())
 }
 
 fn lock_failure(mode: &str) -> Failure {

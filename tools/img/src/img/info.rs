@@ -226,7 +226,7 @@ impl Entry {
 }
 
 fn file_info(disk: &Disk) -> Value {
-    let specific = (disk.file_driver == "file").then(|| {
+    let specific = matches!(disk.file_driver, "file" | "host_device").then(|| {
         object([
             ("type", Some("file".into())),
             ("data", Some(Value::Object(Vec::new()))),

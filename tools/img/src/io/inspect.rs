@@ -19,20 +19,17 @@ pub(super) fn info(shell: &mut Shell, _: &[String]) -> Read<()> {
         Some(name) => out!("format name: {name}\nformat name: {name}\n"),
         None => out!("format name: {}\n", disk.format.name()),
     }
-    let Some(image) = disk.image() else {
-        // Formats without clusters have nothing to tell.
-        return if disk.format == crate::disk::Format::Luks {
-            Ok(())
-        } else {
-            Err(Refused)
-        };
+    let (cluster_size, vm_state) = match disk.image() {
+        Some(image) => {
+            let geometry = image.geometry();
+            let l1_entries = geometry.l1_entries(image.size());
+            (geometry.cluster_size(), l1_entries << geometry.l1_shift())
+        }
+        // The only driver that has nothing to tell, not even of a format on top of it.
+        None if disk.file_driver.starts_with("null") => return Err(Refused),
+        None => (0, 0),
     };
-    out!(
-        "cluster size: {}\n",
-        exact(image.geometry().cluster_size() as f64)
-    );
-    let geometry = image.geometry();
-    let vm_state = geometry.l1_entries(image.size()) << geometry.l1_shift();
+    out!("cluster size: {}\n", exact(cluster_size as f64));
     out!("vm state offset: {}\n", exact(vm_state as f64));
     crate::img::print_format_specific(disk);
     Ok(())

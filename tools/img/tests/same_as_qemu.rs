@@ -68,6 +68,7 @@ fn steady(text: &str) -> String {
         "iters",
         " ops; ",
         "-sec\"",
+        "Run completed in",
         "date-",
     ];
     let mut kept = String::new();
@@ -163,6 +164,11 @@ fn creation() {
         "qemu-img create -f qcow2 -o data_file=d.raw,data_file_raw=on e 1M",
         "qemu-img create -f qcow2 -o data_file_raw=on e 1M",
         "qemu-img create -f qcow2 nodir/x 1M",
+        "qemu-img create -f qcow2 -o backing_fmt=raw g 1M",
+        "qemu-img create -f qcow2 -o backing_fmt= g 1M",
+        "qemu-img create -f qcow2 -o encrypt.key-secret=s g 1M",
+        "qemu-img create -f qcow2 -o encrypt.format=x g 1M",
+        "qemu-img measure -O luks --size 1M",
     ]);
 }
 
@@ -201,6 +207,8 @@ fn information() {
         "qemu-img create -q -f luks --object secret,id=s,data=x -o key-secret=s,iter-time=10 l 1M",
         "qemu-img info l",
         "qemu-img info --output=json l",
+        "qemu-img resize --object secret,id=s,data=x --image-opts driver=luks,key-secret=s,file.filename=l 2M",
+        "qemu-img info l",
     ]);
 }
 
@@ -344,6 +352,10 @@ fn io_commands() {
         "qemu-io -c 'write -zu 0 64k' -c 'write -n 0 1' -c 'write -u 0 1' -c 'write -zP 1 0 1' a",
         "qemu-io -c 'write -z 0 64k' -c 'discard 0 64k' -c map a",
         "qemu-io -c length -c info -c 'truncate 2M' -c length a",
+        "qemu-img create -q -f raw r 1M",
+        "qemu-io -f raw -c info r",
+        "qemu-io -f file -c info r",
+        "qemu-io --image-opts -c info driver=null-co",
         "qemu-io -c 'write x 1' -c 'write 1' -c 'nosuch' -c 'write 1 99999999999999999999' a",
         "qemu-io -c 'read 0 3G' a",
         "qemu-io -c 'writev 0 512 1k' -c 'writev 0' a",
@@ -361,5 +373,81 @@ fn io_commands() {
         "qemu-io -t nosuch a",
         "qemu-io nosuch",
         "qemu-io -c 'reopen -r -w' -c 'reopen -o nosuch=1' a",
+    ]);
+}
+
+#[test]
+fn benches() {
+    compare(&[
+        "qemu-img create -q -f raw r 64k",
+        "qemu-img create -q -f raw empty 0",
+        "qemu-img bench -c 0 nosuch",
+        "qemu-img bench -c x nosuch",
+        "qemu-img bench -c 1 -d 0 r",
+        "qemu-img bench -c 1 -s 0 r",
+        "qemu-img bench -c 1 -s 3G r",
+        "qemu-img bench -c 1 -S -1 r",
+        "qemu-img bench -c 1 --flush-interval=-1 r",
+        "qemu-img bench -c 1 --flush-interval=1 r",
+        "qemu-img bench -c 1 --pattern=256 -w r",
+        "qemu-img bench -c 1 -o 1M -f raw r",
+        "qemu-img bench -c 3 -d 1 -o 62k -f raw r",
+        "qemu-img bench -c 3 -s 4k -S 40k -f raw r",
+        "qemu-img bench -c 1 -f raw empty",
+        "qemu-img bench -c 1 nosuch",
+    ]);
+}
+
+#[test]
+fn devices_without_a_size() {
+    compare(&[
+        "qemu-img create -q -f qcow2 a 1M",
+        "qemu-img info /dev/null",
+        "qemu-img info --output=json -f raw /dev/null",
+        "qemu-img info --image-opts driver=host_device,filename=/dev/null",
+        "qemu-img info --image-opts driver=raw,file.driver=file,file.filename=/dev/null",
+        "qemu-img check /dev/null",
+        "qemu-img map /dev/null",
+        "qemu-img measure -O qcow2 /dev/null",
+        "qemu-img compare /dev/null a",
+        "qemu-img convert -O qcow2 /dev/null x",
+        "qemu-img info x",
+        "qemu-img convert -O raw a /dev/null",
+        "qemu-img convert -n -O raw a /dev/null",
+        "qemu-img create -f raw /dev/null 0",
+        "qemu-img create -f raw /dev/null 1M",
+        "qemu-img create -f qcow2 /dev/null 1M",
+        "qemu-img create -f qcow2 -b /dev/null -F raw y 1M",
+        "qemu-img resize -f raw /dev/null 1M",
+        "qemu-io -f raw -c 'read 0 512' -c length /dev/zero",
+        "qemu-img info /dev/tty",
+    ]);
+}
+
+#[test]
+fn holes_of_preallocated_images() {
+    compare(&[
+        "qemu-img create -q -f qcow2 -o preallocation=metadata a 8M",
+        "qemu-img map a",
+        "qemu-img map --output=json a",
+        "qemu-io -c 'write 1M 64k' a",
+        "qemu-img map --output=json a",
+        "qemu-img create -q -f qcow2 empty 8M",
+        "qemu-img compare -s a empty",
+        "qemu-img compare a empty",
+        "qemu-img convert -O qcow2 a b",
+        "qemu-img map --output=json b",
+    ]);
+}
+
+#[test]
+fn snapshots_are_not_applied_under_bitmaps() {
+    compare(&[
+        "qemu-img create -q -f qcow2 a 1M",
+        "qemu-img snapshot -c one a",
+        "qemu-img bitmap --add a bits",
+        "qemu-img snapshot -a one a",
+        "qemu-img bitmap --remove a bits",
+        "qemu-img snapshot -a one a",
     ]);
 }

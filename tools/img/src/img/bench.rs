@@ -163,19 +163,24 @@ pub(super) fn run(args: &[String]) -> Outcome<u8> {
 
 impl Job {
     fn take(&mut self, name: &str, value: &str) -> Outcome<()> {
-        let limited = |what: &str, max: u64| match number(what, value) {
-            Ok(number) if number <= max => Ok(number),
-            _ => Err(Failure::new(format!("Invalid {what} specified"))),
+        let limited = |what: &str, min: u64, max: u64| match number(what, value) {
+            Ok(number) if (min..=max).contains(&number) => Ok(number),
+            Ok(_) => Err(Failure::new(format!(
+                "Invalid {what} specified. Must be between {min} and {max}."
+            ))),
+            Err(_) => Err(Failure::new(format!(
+                "Invalid {what} specified: '{value}'."
+            ))),
         };
         const INT: u64 = i32::MAX as u64;
         match name {
-            "count" => self.count = limited("request count", INT)?,
-            "depth" => self.depth = limited("queue depth", INT)?,
-            "flush-interval" => self.flush_interval = limited("flush interval", INT)?,
-            "pattern" => self.pattern = limited("pattern byte", 255)? as u8,
+            "count" => self.count = limited("request count", 1, INT)?,
+            "depth" => self.depth = limited("queue depth", 1, INT)?,
+            "flush-interval" => self.flush_interval = limited("flush interval", 0, INT)?,
+            "pattern" => self.pattern = limited("pattern byte", 0, 255)? as u8,
             "offset" => self.offset = size::any("offset", value)?,
-            "buffer-size" => self.size = size::argument("buffer size", value, 0, INT)?,
-            "step-size" => self.step = size::argument("step_size", value, 0, INT)?,
+            "buffer-size" => self.size = size::argument("buffer size", value, 1, INT)?,
+            "step-size" => self.step = size::argument("step size", value, 0, INT)?,
             "cache" => {
                 self.cache = Cache::parse(value, "Invalid cache mode")
                     .map_err(|_| Failure::new("Invalid cache mode"))?;
@@ -191,7 +196,7 @@ impl Job {
         let next = AtomicU64::new(0);
         let failure = Mutex::new(None);
         std::thread::scope(|scope| {
-            for _ in 0..self.depth.clamp(1, MAX_THREADS) {
+            for _ in 0..self.depth.min(MAX_THREADS) {
                 scope.spawn(|| {
                     if let Err(error) = self.work(disk, &next) {
                         next.store(self.count, Ordering::Relaxed);
@@ -206,6 +211,16 @@ impl Job {
         }
     }
 
+    /// Where a request goes: they start again at the disk's end, but the first one goes where
+    /// it was told to.
+    fn offset(&self, number: u64, size: u64) -> u64 {
+        let at = self.offset + number * self.step; // Both numbers of the product are below 2^31.
+        match number {
+            0 => at,
+            _ => at.checked_rem(size).unwrap_or(at),
+        }
+    }
+
     fn work(&self, disk: &Disk, next: &AtomicU64) -> strata_qcow2::Result<()> {
         let mut buf = vec![self.pattern; self.size as usize];
         loop {
@@ -213,12 +228,7 @@ impl Job {
             if number >= self.count {
                 return Ok(());
             }
-            let at = self.offset.wrapping_add(number.wrapping_mul(self.step));
-            let at = if disk.size() == 0 {
-                0
-            } else {
-                at % disk.size()
-            };
+            let at = self.offset(number, disk.size());
             if self.write {
                 disk.write(&buf, at)?;
             } else {

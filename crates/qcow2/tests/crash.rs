@@ -10,8 +10,8 @@ use std::sync::Arc;
 use common::Random;
 use scenario::judge::{Contents, Window, judge, qemu_judges};
 use scenario::{Disks, Model, Scenario, Step, open, writable};
-use strata_qcow2::Storage;
 use strata_qcow2::test_utils::{History, PowerDisk};
+use strata_qcow2::{Repair, Storage};
 
 /// One run of a scenario, with all that may be left of it.
 struct Recording {
@@ -131,10 +131,46 @@ fn lose_power_everywhere(scenario: &Scenario) {
             if judged % 199 == 0 {
                 qemu_judges(&contents, dir.path());
             }
+            if judged % if long() { 3 } else { 101 } == 0
+                && let Err(why) = lose_power_again(contents, &window)
+            {
+                panic!(
+                    "{}: power lost after change {moment} of {end}, fate {number}, and again {why}",
+                    scenario.name
+                );
+            }
         }
     }
     qemu_judges(&recording.contents(end, &mut |_, _| true), dir.path());
     println!("{}: {end} changes, {judged} images", scenario.name);
+}
+
+/// Opens, repairs and closes what power loss left, and loses power everywhere in that.
+fn lose_power_again(contents: Contents, window: &Window<'_>) -> Result<(), String> {
+    let history = Arc::new(History::default());
+    let disks: Vec<_> = contents
+        .into_iter()
+        .map(|(id, bytes)| (id, Arc::new(PowerDisk::new(&history, id, bytes))))
+        .collect();
+    let storages: Disks = disks
+        .iter()
+        .map(|(id, disk)| (*id, Arc::clone(disk) as Arc<dyn Storage>))
+        .collect();
+    let image = open(&storages, writable(), false).unwrap();
+    image.image().check(Repair::All, &mut |_| {}).unwrap();
+    image.image().close().unwrap();
+    let end = history.now();
+    for moment in 0..=end {
+        for (number, mut keep) in fates(moment as u64 + 1).into_iter().enumerate() {
+            let contents = disks
+                .iter()
+                .map(|(id, disk)| (*id, disk.after_power_loss(moment, &mut *keep)))
+                .collect();
+            judge(&contents, window)
+                .map_err(|why| format!("after {moment} of {end}, fate {number}: {why}"))?;
+        }
+    }
+    Ok(())
 }
 
 fn every_one(scenarios: &[Scenario]) {

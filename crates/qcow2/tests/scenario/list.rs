@@ -453,23 +453,53 @@ fn amendments() -> Vec<Scenario> {
             steps: amend,
             ..scenario("amend", options(48 * K, 1024))
         },
-        Scenario {
+    ]
+}
+
+fn data_files() -> Vec<Scenario> {
+    let steps = [
+        Write(0, 3 * K, 1),
+        Flush,
+        Write(10 * K, 5 * K, 2),
+        Discard(0, 4 * K),
+        Zero(12 * K, 2 * K, false),
+        Flush,
+        Zero(0, 2 * K + 100, true),
+        Write(K, 9 * K, 7),
+        Resize(110 * K, Preallocation::Off),
+        Write(100 * K, 5 * K, 3),
+        Flush,
+        Zero(101 * K, 3 * K, true),
+        AddBitmap("first"),
+        Write(102 * K, K, 5),
+        Reopen,
+        Resize(40 * K, Preallocation::Off),
+        Write(33 * K, 7 * K, 6),
+        Flush,
+    ];
+    let sub = CreateOptions {
+        extended_l2: true,
+        ..options(96 * K, 16 * K)
+    };
+    let raw = |options| CreateOptions {
+        data_file_raw: true,
+        ..options
+    };
+    let shapes = [
+        ("data file", options(96 * K, 1024)),
+        ("data file, subclusters", sub.clone()),
+        ("raw data file", raw(options(96 * K, 1024))),
+        ("raw data file, subclusters", raw(sub)),
+    ];
+    shapes
+        .into_iter()
+        .map(|(name, options)| Scenario {
             data_file: true,
             before: some_writes(),
-            steps: vec![
-                Write(0, 3 * K, 1),
-                Flush,
-                Write(10 * K, 5 * K, 2),
-                Discard(0, 4 * K),
-                Zero(12 * K, 2 * K, false),
-                Flush,
-                Resize(70 * K, Preallocation::Off),
-                Write(60 * K, 5 * K, 3),
-                Flush,
-            ],
-            ..scenario("data file", options(48 * K, 1024))
-        },
-    ]
+            steps: steps.to_vec(),
+            ..scenario(name, options)
+        })
+        .collect()
 }
 
 /// Operations in an order that nobody thought of.
@@ -568,6 +598,7 @@ pub(crate) fn groups() -> Vec<(&'static str, Vec<Scenario>)> {
         ("sizes", sizes()),
         ("jobs", jobs()),
         ("amendments", amendments()),
+        ("data files", data_files()),
         ("random", random()),
     ]
 }

@@ -376,7 +376,8 @@ macro_rules! test_each_group {
             snapshots = "snapshots",
             sizes_and_table_growth = "sizes",
             backing_commit_and_rebase = "jobs",
-            bitmaps_amendments_and_data_files = "amendments",
+            bitmaps_and_amendments = "amendments",
+            data_files = "data files",
             operations_in_random_order = "random",
         }
     };

@@ -52,11 +52,10 @@ impl FileStorage {
         }
         let file = open.open(path)?;
         let kind = file.metadata()?.file_type();
-        let device = is_device(kind);
-        if !kind.is_file() && !device {
+        if !kind.is_file() && !kind.is_block_device() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "neither a regular file nor a device",
+                "neither a regular file nor a block device",
             ));
         }
         let alignment = if options.direct {
@@ -66,14 +65,15 @@ impl FileStorage {
         };
         Ok(Self {
             file,
-            device,
+            device: is_device(kind),
             alignment,
             flushes: true,
             rewriting: RwLock::new(()),
         })
     }
 
-    /// Wraps a file that is open already, without O_DIRECT.
+    /// Wraps a file or device that is open already, without O_DIRECT; also a character device, such
+    /// as /dev/null.
     pub fn from_file(file: File) -> io::Result<Self> {
         let device = is_device(file.metadata()?.file_type());
         Ok(Self {

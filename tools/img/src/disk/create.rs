@@ -11,6 +11,7 @@ use strata_qcow2::{CompressionType, CreateOptions, Error, Header, Preallocation,
 
 use super::filename::{full_backing_name, local_path};
 use super::luks::{luks_failure, new_volume};
+use super::protocol::open_file;
 use super::words::{io_errno, words};
 use super::{Flags, Format};
 use crate::fail;
@@ -51,7 +52,7 @@ fn new_file(path: &str, made: &mut Vec<String>) -> Outcome<Arc<dyn Storage>> {
             create: false,
             ..options
         };
-        let file = FileStorage::open(Path::new(path), options).map_err(|e| uncreated(path, &e))?;
+        let file = open_file(path, options).map_err(|error| uncreated(path, &error))?;
         crate::sys::lock(file.file(), true, false).map_err(|mode| {
             Failure::new(format!("Failed to get {mode} lock"))
                 .hint(format!("Is another process using the image [{path}]?"))

@@ -206,7 +206,7 @@ fn file(mut options: Options, flags: &Flags, asked: Option<&str>) -> Outcome<Pro
         create: false,
         direct: flags.cache.direct,
     };
-    let file = match FileStorage::open(Path::new(path), open) {
+    let file = match open_file(path, open) {
         Ok(file) => file,
         Err(error) if flags.cache.direct && io_errno(&error) == libc::EINVAL => {
             fail!("Could not open '{path}': The filesystem does not support O_DIRECT");
@@ -231,6 +231,19 @@ fn file(mut options: Options, flags: &Flags, asked: Option<&str>) -> Outcome<Pro
         storage: Arc::new(file),
         rules: None,
     })
+}
+
+/// Opens a file or a device of any kind.
+pub(super) fn open_file(path: &str, options: FileOptions) -> std::io::Result<FileStorage> {
+    match std::fs::metadata(path) {
+        // Such as /dev/null: a device of no size, which guests' disks are not opened on.
+        Ok(meta) if meta.file_type().is_char_device() => std::fs::OpenOptions::new()
+            .read(true)
+            .write(options.write)
+            .open(path)
+            .and_then(FileStorage::from_file),
+        _ => FileStorage::open(Path::new(path), options),
+    }
 }
 
 fn is_device(kind: FileType) -> bool {

@@ -11,6 +11,9 @@ const SOCKET: &str = "/tmp/qmp";
 /// How long a guest has for a device, on a host under load.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// What one disk may have for its slow requests: fewer than come and go.
+const SLOW_THREADS: u64 = 4;
+
 /// How often a device comes and goes.
 const CYCLES: usize = 20;
 
@@ -48,9 +51,15 @@ fn writes(qmp: &mut Qmp, id: &str) -> u64 {
     writes.unwrap_or_else(|| panic!("no disk {id}"))
 }
 
-/// What `strata` holds in level 1: descriptors and threads.
+/// What `strata` holds in level 1: descriptors, and threads without those for slow requests, of
+/// which a disk under load may get another one at any time.
 fn holdings(level1: &Level1) -> String {
-    level1.sh("cd /proc/$(pidof strata); ls fd|wc -l; ls task|wc -l")
+    level1.sh("cd /proc/$(pidof strata); ls fd|wc -l; cat task/*/comm|grep -vc blk-slow")
+}
+
+/// Threads for slow requests, of which each disk has at most [`SLOW_THREADS`].
+fn slow_threads(level1: &Level1) -> u64 {
+    level1.number("cat /proc/$(pidof strata)/task/*/comm|grep -c blk-slow || true")
 }
 
 #[test]
@@ -111,6 +120,8 @@ fn disks_come_and_go_under_load() {
         );
     }
     assert_eq!(holdings(&level1), before);
+    let slow = slow_threads(&level1);
+    assert!(slow <= SLOW_THREADS, "{slow} of the one disk that is left");
     // The loop's last writer outlives it.
     assert_eq!(
         guest.ask(

@@ -46,7 +46,9 @@ impl Qmp {
     /// The answer to a command.
     pub fn ask(&mut self, name: &str, arguments: Value) -> Value {
         let command = json!({ "execute": name, "arguments": arguments, "id": name });
-        writeln!(self.stream.get_mut(), "{command}").unwrap();
+        // In one piece: after the brace that ends a `quit`, nobody may be there for the newline.
+        let line = format!("{command}\n");
+        self.stream.get_mut().write_all(line.as_bytes()).unwrap();
         loop {
             let message = self.line().unwrap_or_else(|| panic!("the server has left"));
             if message.get("event").is_some() {

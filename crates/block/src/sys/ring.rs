@@ -150,6 +150,16 @@ impl Ring {
         }
     }
 
+    /// Operations that wait for the next submission while the kernel has nothing else to do; 0 if
+    /// it has.
+    pub(crate) fn held_back(&self) -> usize {
+        if self.queued == self.pending {
+            self.queued
+        } else {
+            0
+        }
+    }
+
     /// Operations that have not ended.
     pub(crate) fn pending(&self) -> usize {
         self.pending

@@ -22,6 +22,11 @@ use crate::sys::{Completion, Direction, Event, SlotId, is_readable};
 /// Requests taken up in one turn, after which events have theirs.
 const BUDGET: usize = 1024;
 
+/// Requests that an idle file is given while the rest of a batch is still decoded. A disk that ends
+/// its requests in batches would otherwise stand still meanwhile, 5 to 10 % of its time. Pieces of
+/// 4, or more than one, cost CPU time and win nothing (`benches/ring`).
+const HEAD_START: usize = 8;
+
 /// Why no more was taken up.
 enum Taken {
     /// There is no more.
@@ -112,6 +117,9 @@ impl Server<'_> {
                 return Ok(Taken::All);
             }
             self.accept(slot)?;
+            if self.running.ring.held_back() >= HEAD_START {
+                self.submit()?;
+            }
         }
         Ok(Taken::Budget)
     }

@@ -7,11 +7,11 @@ use super::Step::{
     AddBitmap, Apply, Commit, Compress, Create, Delete, Discard, Empty, Flush, Lazy, Rebase,
     RefcountBits, RemoveBitmap, Reopen, Repair, Resize, Version, VmState, Write, Zero,
 };
-use crate::common::Random;
+use super::random::random;
 
-const K: u64 = 1024;
+pub(super) const K: u64 = 1024;
 
-fn options(size: u64, cluster_size: u64) -> CreateOptions {
+pub(super) fn options(size: u64, cluster_size: u64) -> CreateOptions {
     CreateOptions {
         size,
         cluster_size,
@@ -29,7 +29,7 @@ fn some_writes() -> Vec<super::Step> {
     ]
 }
 
-fn scenario(name: &'static str, options: CreateOptions) -> Scenario {
+pub(super) fn scenario(name: &'static str, options: CreateOptions) -> Scenario {
     Scenario {
         name,
         options,
@@ -500,93 +500,6 @@ fn data_files() -> Vec<Scenario> {
             ..scenario(name, options)
         })
         .collect()
-}
-
-/// Operations in an order that nobody thought of.
-fn random_steps(seed: u64, size: u64, cluster: u64, resize: bool) -> Vec<super::Step> {
-    let mut random = Random(seed);
-    let (mut size, mut snapshots) = (size, Vec::new());
-    let names = ["one", "two", "three"];
-    let mut list = Vec::new();
-    for number in 0..40u8 {
-        let at = random.below(size);
-        let length = (1 + random.below(9 * K)).min(size - at);
-        let free = names
-            .into_iter()
-            .find(|name| snapshots.iter().all(|(other, _)| other != name));
-        list.push(match random.below(20) {
-            0..=6 => Write(at, length, number),
-            7 => Zero(at, length, true),
-            8 => Zero(at, length, false),
-            9 | 10 => Discard(at, length * 3 % (size - at + 1)),
-            11 | 12 => Compress(at - at % cluster, number),
-            13 if resize => {
-                size = (1 + random.below(140)) * 512;
-                Resize(size, Preallocation::Off)
-            }
-            14 if free.is_some() => {
-                snapshots.push((free.unwrap(), size));
-                Create(free.unwrap())
-            }
-            15 if !snapshots.is_empty() => {
-                let pick = random.below(snapshots.len() as u64) as usize;
-                size = snapshots[pick].1;
-                Apply(snapshots[pick].0)
-            }
-            16 if !snapshots.is_empty() => {
-                let pick = random.below(snapshots.len() as u64) as usize;
-                Delete(snapshots.remove(pick).0)
-            }
-            17 => Reopen,
-            _ => Flush,
-        });
-    }
-    list.push(Flush);
-    list
-}
-
-fn random() -> Vec<Scenario> {
-    let long = std::env::var_os("STRATA_TEST_LONG").is_some();
-    let shapes = [
-        options(48 * K, 1024),
-        CreateOptions {
-            version: 2,
-            ..options(48 * K, 1024)
-        },
-        options(48 * K, 512),
-        options(48 * K, 4096),
-        CreateOptions {
-            extended_l2: true,
-            ..options(96 * K, 16 * K)
-        },
-        CreateOptions {
-            lazy_refcounts: true,
-            ..options(48 * K, 1024)
-        },
-        CreateOptions {
-            refcount_bits: 64,
-            ..options(48 * K, 512)
-        },
-    ];
-    let mut list = Vec::new();
-    for (number, options) in shapes.into_iter().enumerate() {
-        for seed in 0..if long { 20 } else { 1 } {
-            let seed = seed * 10 + number as u64;
-            // A header of 512 bytes has no room for a base's name.
-            let base =
-                [0, 40 * K][usize::from(seed.is_multiple_of(2) && options.cluster_size > 512)];
-            // When a disk above a base is cut off, what lies below may show for a moment.
-            // Version 2 can not be resized with snapshots.
-            let resize = base == 0 && options.version > 2;
-            let steps = random_steps(seed, options.size, options.cluster_size, resize);
-            list.push(Scenario {
-                base,
-                steps,
-                ..scenario("random", options.clone())
-            });
-        }
-    }
-    list
 }
 
 /// All of them, in groups that run side by side.

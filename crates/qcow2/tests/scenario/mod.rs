@@ -3,6 +3,7 @@
 
 pub(crate) mod judge;
 pub(crate) mod list;
+mod random;
 
 /// A path that leads nowhere, at length.
 macro_rules! dots {

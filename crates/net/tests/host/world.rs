@@ -99,11 +99,14 @@ impl World {
         self.settle();
     }
 
-    /// Waits until the kernel has noticed the carrier, which it does some time after a link is up.
+    /// Waits until the kernel has noticed the carrier, and made the address of IPv6 the host's own,
+    /// which it does some time after a link is up.
     fn settle(&self) {
         let settled = || {
             let is = |what, state| self.host.ip(what).is_ok_and(|text| text.contains(state));
-            is("link show dev eth0", "state UP") && !is("route show table all", "linkdown")
+            is("link show dev eth0", "state UP")
+                && !is("route show table all", "linkdown")
+                && is("-6 route show table all", "local 2001:db8::10 ")
         };
         let end = Instant::now() + Duration::from_secs(10);
         while !settled() && Instant::now() < end {

@@ -73,6 +73,14 @@ impl Limiter {
         })
     }
 
+    /// What it was made of.
+    pub(crate) fn limit(&self) -> RateLimit {
+        RateLimit {
+            bytes: self.bytes.as_ref().map(|bucket| bucket.rate),
+            frames: self.frames.as_ref().map(|bucket| bucket.rate),
+        }
+    }
+
     /// How long to wait before a frame may pass; `None` if it may now. The last frame before a wait
     /// may take more than there is: its bytes are not known before.
     pub(crate) fn wait(&self) -> Option<Duration> {

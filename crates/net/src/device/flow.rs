@@ -12,6 +12,7 @@ pub(super) struct Flow {
     frames: AtomicU64,
     bytes: AtomicU64,
     dropped: AtomicU64,
+    errors: AtomicU64,
 }
 
 /// What one call has moved. Bytes are those of frames without their headers.
@@ -20,6 +21,7 @@ pub(super) struct Tally {
     pub(super) frames: u64,
     pub(super) bytes: u64,
     pub(super) dropped: u64,
+    pub(super) errors: u64,
 }
 
 impl Tally {
@@ -30,6 +32,10 @@ impl Tally {
 
     pub(super) fn drop_one(&mut self) {
         self.dropped += 1;
+    }
+
+    pub(super) fn fail(&mut self) {
+        self.errors += 1;
     }
 }
 
@@ -52,6 +58,7 @@ impl Flow {
         self.frames.fetch_add(tally.frames, Ordering::Relaxed);
         self.bytes.fetch_add(tally.bytes, Ordering::Relaxed);
         self.dropped.fetch_add(tally.dropped, Ordering::Relaxed);
+        self.errors.fetch_add(tally.errors, Ordering::Relaxed);
     }
 
     /// All that has passed.
@@ -60,6 +67,7 @@ impl Flow {
             frames: self.frames.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
             dropped: self.dropped.load(Ordering::Relaxed),
+            errors: self.errors.load(Ordering::Relaxed),
         }
     }
 }

@@ -59,12 +59,16 @@ pub struct Statistics {
     pub rx_bytes: u64,
     /// Frames for the guest that did not fit its buffers, or came while the link was down.
     pub rx_dropped: u64,
+    /// Times that the host's end could not be read, or gave what is no frame.
+    pub rx_errors: u64,
     /// Frames that the guest sent.
     pub tx_frames: u64,
     /// Their bytes.
     pub tx_bytes: u64,
-    /// Frames of the guest that the host did not take.
+    /// Frames of the guest that came while the link was down.
     pub tx_dropped: u64,
+    /// Frames of the guest that the host refused.
+    pub tx_errors: u64,
 }
 
 /// What the device, its workers and whoever holds a [`Link`] have in common.
@@ -133,6 +137,18 @@ impl Link {
         self.0.turns.allow(allowed);
     }
 
+    /// What the guest may receive.
+    #[must_use]
+    pub fn rx_limit(&self) -> RateLimit {
+        limit_of(&self.0.rx_limit)
+    }
+
+    /// What it may send.
+    #[must_use]
+    pub fn tx_limit(&self) -> RateLimit {
+        limit_of(&self.0.tx_limit)
+    }
+
     /// What has passed through this process: what vhost moves, the counters of its tap know.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
@@ -141,11 +157,17 @@ impl Link {
             rx_frames: rx.frames,
             rx_bytes: rx.bytes,
             rx_dropped: rx.dropped,
+            rx_errors: rx.errors,
             tx_frames: tx.frames,
             tx_bytes: tx.bytes,
             tx_dropped: tx.dropped,
+            tx_errors: tx.errors,
         }
     }
+}
+
+fn limit_of(limiter: &Option<Limiter>) -> RateLimit {
+    limiter.as_ref().map(Limiter::limit).unwrap_or_default()
 }
 
 /// The network card: a queue pair for each endpoint of its backend, and a control queue.

@@ -84,12 +84,16 @@ impl Receiver {
                 Err(error) => {
                     if error.kind() != io::ErrorKind::WouldBlock {
                         log::debug!("receiving a frame: {error}");
-                        tally.drop_one();
+                        tally.fail();
                     }
                     return Ok(Served::Waiting);
                 }
             };
-            if len < HEADER_LEN || !shared.config.is_link_up() {
+            if len < HEADER_LEN {
+                tally.fail();
+                continue;
+            }
+            if !shared.config.is_link_up() {
                 tally.drop_one();
                 continue;
             }

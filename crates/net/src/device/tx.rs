@@ -59,12 +59,12 @@ impl Sender {
             if len < HEADER_LEN as u64 {
                 return Err(Error::Driver("a frame without a header"));
             }
-            let sent = if self.shared.config.is_link_up() {
-                endpoint.send(self.chain.readable.iovecs())
-            } else {
-                Err(io::ErrorKind::NetworkDown.into())
-            };
-            match sent {
+            if !self.shared.config.is_link_up() {
+                tally.drop_one();
+                queue.push(self.chain.head(), 0)?;
+                continue;
+            }
+            match endpoint.send(self.chain.readable.iovecs()) {
                 Ok(()) => {
                     let payload = len - HEADER_LEN as u64;
                     if let Some(limiter) = &self.shared.tx_limit {
@@ -81,7 +81,7 @@ impl Sender {
                 // network may lose frames.
                 Err(error) => {
                     log::debug!("sending a frame: {error}");
-                    tally.drop_one();
+                    tally.fail();
                 }
             }
             queue.push(self.chain.head(), 0)?;

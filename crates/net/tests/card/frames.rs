@@ -210,7 +210,7 @@ fn a_header_that_makes_no_sense_costs_its_frame_only() {
     assert_eq!(wire.next(), frame(60, 8));
     let statistics = link.statistics();
     assert_eq!(
-        (statistics.tx_dropped, statistics.tx_frames),
+        (statistics.tx_errors, statistics.tx_frames),
         (5, 1),
         "{statistics:?}"
     );

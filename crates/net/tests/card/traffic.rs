@@ -93,6 +93,7 @@ fn udp_and_tcp_pass_with_all_offloads() {
         "{statistics:?}"
     );
     assert_eq!((statistics.rx_dropped, statistics.tx_dropped), (0, 0));
+    assert_eq!((statistics.rx_errors, statistics.tx_errors), (0, 0));
 }
 
 #[test]
@@ -201,6 +202,10 @@ fn rates_are_limited_in_both_directions() {
     let mut config = config();
     (config.rx_limit, config.tx_limit) = (limit, limit);
     let guest = Guest::new(tap, config, "192.0.2.2/24", ALL);
+    assert_eq!(
+        (guest.link.rx_limit(), guest.link.tx_limit()),
+        (limit, limit)
+    );
     let started = Instant::now();
     tcp_both_ways(&guest.stack, GUEST, &host, &noise(3_000_000));
     // The echo flows while it is sent, so one direction's time is what counts: 3 MB at 2 MB/s, less
@@ -208,6 +213,39 @@ fn rates_are_limited_in_both_directions() {
     let taken = started.elapsed();
     assert!(taken > Duration::from_millis(1300), "{taken:?}");
     assert!(taken < Duration::from_secs(15), "{taken:?}");
+}
+
+#[test]
+fn small_frames_are_limited_in_both_directions() {
+    const RATE: u64 = 200;
+    let host = Namespace::new().unwrap();
+    let tap = tap(&host, "tap0", 1, 1500, Some("192.0.2.1/24"));
+    let limit = RateLimit {
+        bytes: None,
+        frames: Some(RATE),
+    };
+    let mut config = config();
+    (config.rx_limit, config.tx_limit) = (limit, limit);
+    let guest = Guest::new(tap, config, "192.0.2.2/24", ALL);
+    assert!(datagram(&host, &guest.stack, GUEST, b"warm"));
+    let frames = || {
+        let statistics = guest.link.statistics();
+        [statistics.rx_frames, statistics.tx_frames]
+    };
+    for (from, to, direction) in [(&host, GUEST, 0), (&guest.stack, HOST, 1)] {
+        let (started, before) = (Instant::now(), frames()[direction]);
+        let socket = from.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+        for _ in 0..RATE {
+            // A port that nobody is at refuses later ones.
+            let _ = socket.send_to(&[0; 18], (to, 9));
+        }
+        wait("all of them", || {
+            (frames()[direction] >= before + RATE).then_some(())
+        });
+        // A second's worth, less the burst of a tenth, and some for the clock.
+        let taken = started.elapsed();
+        assert!(taken > Duration::from_millis(850), "{direction}: {taken:?}");
+    }
 }
 
 #[test]

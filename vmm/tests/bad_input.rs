@@ -139,6 +139,25 @@ fn configuration_files() {
         &with("vm.toml", "memory = {size = '1G', pages = 2}"),
         &["pages"],
     );
+    // A table's mistakes are told with its place and the key.
+    refused(
+        &with(
+            "vm.json",
+            "{\"kernel\": \"x\",\n\"disk\": [{\"path\": \"a\", \"queues\": \"x\"}]}",
+        ),
+        &["vm.json", "queues: a number", "line 2"],
+    );
+    refused(
+        &with("vm.json", "{\"net\": [{\"user\": true, \"user\": true}]}"),
+        &["user is said twice", "line 1"],
+    );
+    refused(
+        &with(
+            "vm.toml",
+            "kernel = 'x'\n[[disk]]\npath = 'a'\ncache = true",
+        ),
+        &["line 2", "cache needs a value"],
+    );
     let mut missing = strata(&["run", "--config"]);
     missing.arg(dir.path().join("none.toml"));
     refused(&finish(missing), &["none.toml"]);

@@ -209,7 +209,7 @@ mod tests {
             ("a,iops=0", "leave it out"),
             ("a,bps=fast", "number"),
             ("a,serial=012345678901234567890", "20"),
-            ("a,speed=high", "unknown field `speed`"),
+            ("a,speed=high", "there is no option `speed`"),
             ("a,format=luks", "needs key-secret"),
             ("a,key-secret=s", "goes with format=luks"),
             ("a,format=qcow2,key-secret=s", "encrypt.key-secret=NAME"),

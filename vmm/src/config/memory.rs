@@ -59,8 +59,13 @@ impl FromText for MemorySize {
     const EXPECTED: &'static str = "a size as 512M or 2G";
 
     fn from_text(text: &str) -> Result<Self, String> {
-        text.parse()
-            .map_err(|error: strata_memory::Error| error.to_string())
+        text.parse().map_err(|error| match error {
+            // It may be that of a rate.
+            strata_memory::Error::ParseSize { text, reason } => {
+                format!("'{text}' is no size: {reason}; write for example 512K, 10M or 2G")
+            }
+            error => error.to_string(),
+        })
     }
 }
 

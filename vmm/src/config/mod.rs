@@ -19,7 +19,6 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use strata_vcpu::CpuModel;
 
 pub use balloon::BalloonConfig;
@@ -27,7 +26,7 @@ pub use cloud_init::CloudInitConfig;
 pub use disk::{DiskConfig, EncryptConfig};
 pub use memory::{HugePages, MemoryConfig};
 pub use net::{NetConfig, Vhost};
-pub(crate) use options::{Options, check_id};
+pub(crate) use options::{Options, check_id, from_table};
 pub use qmp::QmpConfig;
 pub use secret::SecretConfig;
 pub use serial::SerialTarget;
@@ -370,14 +369,6 @@ impl PartialConfig {
 
 fn has_stdio(ports: &[ConsolePort]) -> bool {
     ports.iter().any(|port| port.target == SerialTarget::Stdio)
-}
-
-/// A device's configuration, from its table: that of a file, or of a command to a running machine.
-///
-/// # Errors
-/// What is wrong with it, in a sentence.
-pub(crate) fn from_table<T: Options>(table: Map<String, Value>) -> Result<T, String> {
-    options::deserialize(Value::Object(table)).map_err(|error: serde_json::Error| error.to_string())
 }
 
 /// Gives a name to each that has none: its kind and its place in the list.

@@ -38,6 +38,7 @@ pub enum Vhost {
 
 impl FromText for Vhost {
     const EXPECTED: &'static str = "on, off or auto";
+    const IS_SWITCH: bool = true;
 
     fn from_text(text: &str) -> Result<Self, String> {
         match text {
@@ -198,7 +199,13 @@ mod tests {
             ("id=a", "one of bridge"),
             ("bridge=br0,user", "one of bridge"),
             ("tap=a,fd=3", "one of bridge"),
-            ("br0", "unknown field `br0`"),
+            (
+                "br0",
+                "there is no option `br0`; the options are `id`, `bridge`",
+            ),
+            ("bridge", "bridge needs a value"),
+            ("tap=a,mac", "mac needs a value"),
+            ("user,hostfwd", "hostfwd needs a value"),
             ("tap=a,hostfwd=tcp::1-:1", "goes with user"),
             ("tap=a,mac=01:00:5e:00:00:01", "multicast"),
             ("tap=a,mac=52:54", "52:54:00:12:34:56"),

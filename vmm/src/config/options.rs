@@ -1,10 +1,10 @@
 //! `key=value,...` texts of the command line, read as the tables of a configuration file are.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Error as _, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
@@ -44,11 +44,62 @@ pub(crate) fn check_id(id: &str) -> Result<(), String> {
 
 /// Reads the command line's text. A comma within a value is doubled, as QEMU's users know it.
 pub(super) fn parse<T: Options>(text: &str) -> Result<T, String> {
-    let table = table::<T>(text).map_err(|reason| format!("{}: {reason}", T::WHAT))?;
-    T::deserialize(Value::Object(table))
-        .map_err(|error| error.to_string())
-        .and_then(checked)
+    table::<T>(text)
+        .and_then(from_table)
         .map_err(|reason| format!("{}: {reason}", T::WHAT))
+}
+
+/// Reads a table: that of a text, a file, or a command to a running machine. All come this way, so
+/// that they say the same, and the schema is compiled once.
+///
+/// # Errors
+/// What is wrong with it, in a sentence.
+pub(crate) fn from_table<T: Options>(table: Map<String, Value>) -> Result<T, String> {
+    let table = Value::Object(table);
+    let options = T::deserialize(&table).map_err(|error| {
+        let said = error.to_string();
+        explain(&said, blamed::<T>(&table, &said).unwrap_or_default())
+    })?;
+    options.check()?;
+    Ok(options)
+}
+
+/// The key without which there is another error, or none. Before the first that is wrong there are
+/// only keys that `T` has, so that few are tried.
+fn blamed<'a, T: Options>(table: &'a Value, said: &str) -> Option<&'a str> {
+    let mut keys = table.as_object()?.keys().map(String::as_str);
+    keys.find(|key| {
+        let mut others = table.clone();
+        others
+            .as_object_mut()
+            .and_then(|others| others.remove(*key));
+        T::deserialize(&others)
+            .err()
+            .is_none_or(|error| error.to_string() != said)
+    })
+}
+
+/// serde's words in those of a command line.
+fn explain(said: &str, key: &str) -> String {
+    let list = |rest: &str, before: &str| {
+        let rest = rest.replace(", expected one of ", before);
+        rest.replace(", expected ", before)
+    };
+    if said.starts_with("invalid type: boolean `true`") {
+        format!("{key} needs a value: {key}=..")
+    } else if let Some(rest) = said.strip_prefix("unknown field ") {
+        format!("there is no option {}", list(rest, "; the options are "))
+    } else if let Some(rest) = said.strip_prefix("unknown variant ") {
+        format!("{key} can not be {}", list(rest, "; it is one of "))
+    } else if let Some(name) = said.strip_prefix("missing field ") {
+        format!("{name} is missing")
+    } else if let Some(name) = said.strip_prefix("duplicate field ") {
+        format!("{name} is said twice")
+    } else if key.is_empty() {
+        said.to_owned()
+    } else {
+        format!("{key}: {said}")
+    }
 }
 
 fn table<T: Options>(text: &str) -> Result<Map<String, Value>, String> {
@@ -56,16 +107,16 @@ fn table<T: Options>(text: &str) -> Result<Map<String, Value>, String> {
     let mut heads = T::HEADS.iter();
     for part in split(text) {
         let (key, value) = match (part.split_once('='), heads.next()) {
-            (Some(pair), _) => {
+            (Some((key, value)), _) => {
                 heads = [].iter();
-                pair
+                (key, Value::from(value))
             }
-            (None, Some(head)) => (*head, part.as_str()),
+            (None, Some(head)) => (*head, Value::from(part.as_str())),
             (None, _) if part.is_empty() => {
                 return Err(format!("an option in \"{text}\" is empty"));
             }
-            // A switch that is only named is on.
-            (None, _) => (part.as_str(), "on"),
+            // A switch that is only named is on. What is none needs a value.
+            (None, _) => (part.as_str(), Value::Bool(true)),
         };
         // A dot leads into a table within, as in TOML.
         let (inner, name) = match key.split_once('.') {
@@ -77,16 +128,12 @@ fn table<T: Options>(text: &str) -> Result<Map<String, Value>, String> {
         };
         match inner.entry(name).or_insert(Value::Null) {
             new @ Value::Null if T::LISTS.contains(&key) => *new = vec![value].into(),
-            new @ Value::Null => *new = value.into(),
-            Value::Array(list) => list.push(value.into()),
+            new @ Value::Null => *new = value,
+            Value::Array(list) => list.push(value),
             _ => return Err(format!("{key} is said twice")),
         }
     }
     Ok(table)
-}
-
-fn checked<T: Options>(options: T) -> Result<T, String> {
-    options.check().map(|()| options)
 }
 
 /// The parts between single commas, with double ones made single.
@@ -109,7 +156,7 @@ where
     D: Deserializer<'de>,
     T: Options,
 {
-    deserializer.deserialize_any(TextOr(TableOf(std::marker::PhantomData)))
+    deserializer.deserialize_any(TextOrTable(PhantomData))
 }
 
 /// [`deserialize`] for what may be left out.
@@ -137,11 +184,9 @@ where
     Ok(items.into_iter().map(|item| item.0).collect())
 }
 
-struct TableOf<T>(std::marker::PhantomData<T>);
+struct TextOrTable<T>(PhantomData<T>);
 
-struct TextOr<T>(TableOf<T>);
-
-impl<'de, T: Options> Visitor<'de> for TextOr<T> {
+impl<'de, T: Options> Visitor<'de> for TextOrTable<T> {
     type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -152,9 +197,15 @@ impl<'de, T: Options> Visitor<'de> for TextOr<T> {
         parse(text).map_err(E::custom)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(map))
-            .and_then(|options| checked(options).map_err(A::Error::custom))
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<T, A::Error> {
+        let mut table = Map::new();
+        while let Some((key, value)) = map.next_entry::<String, Value>()? {
+            if table.contains_key(&key) {
+                return Err(A::Error::custom(format_args!("{key} is said twice")));
+            }
+            table.insert(key, value);
+        }
+        from_table(table).map_err(A::Error::custom)
     }
 }
 
@@ -164,7 +215,7 @@ where
     D: Deserializer<'de>,
     T: FromText,
 {
-    struct AnyOf<T>(std::marker::PhantomData<T>);
+    struct AnyOf<T>(PhantomData<T>);
     impl<T: FromText> Visitor<'_> for AnyOf<T> {
         type Value = T;
 
@@ -177,6 +228,9 @@ where
         }
 
         fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<T, E> {
+            if !T::IS_SWITCH {
+                return Err(E::invalid_type(Unexpected::Bool(value), &self));
+            }
             self.visit_str(if value { "on" } else { "off" })
         }
 
@@ -188,7 +242,7 @@ where
             self.visit_str(&value.to_string())
         }
     }
-    deserializer.deserialize_any(AnyOf(std::marker::PhantomData))
+    deserializer.deserialize_any(AnyOf(PhantomData))
 }
 
 /// [`value`] for what may be left out.
@@ -217,12 +271,16 @@ pub(super) trait FromText: Sized {
     /// What should stand there.
     const EXPECTED: &'static str;
 
+    /// Whether it is on where it is only named.
+    const IS_SWITCH: bool = false;
+
     /// Reads it, or says what should stand there.
     fn from_text(text: &str) -> Result<Self, String>;
 }
 
 impl FromText for bool {
     const EXPECTED: &'static str = "on or off";
+    const IS_SWITCH: bool = true;
 
     fn from_text(text: &str) -> Result<Self, String> {
         match text {
@@ -350,13 +408,15 @@ mod tests {
         for (text, needle) in [
             (
                 "lamp,colour=red",
-                "unknown field `colour`, expected one of `name`, `count`, `bright`",
+                "there is no option `colour`; the options are `name`, `count`, `bright`",
             ),
             ("lamp,count=70000", "0 to 65535"),
             ("lamp,bright=very", "on or off"),
             ("lamp,", "empty"),
             ("lamp,count=3,", "empty"),
-            ("count=3", "missing field `name`"),
+            ("count=3", "`name` is missing"),
+            ("lamp,count=x,bright", "count: a number"),
+            ("lamp,count", "count needs a value: count=.."),
             ("lamp,name=torch", "name is said twice"),
         ] {
             let message = text.parse::<Thing>().unwrap_err();

@@ -36,7 +36,7 @@ mod tests {
             ("cid=3", "socket"),
             ("socket=v", "cid"),
             ("cid=x,socket=v", "number"),
-            ("3,socket=v", "unknown field `3`"),
+            ("3,socket=v", "there is no option `3`"),
         ] {
             let refused = text.parse::<VsockConfig>().unwrap_err();
             assert!(refused.contains(needle), "{text}: {refused}");

@@ -260,6 +260,77 @@ fn a_link_goes_down_and_up() {
     }
 }
 
+/// The counters of a guest's only card: received and sent frames as the guest counts them, once
+/// the control socket says the same.
+fn counted(guest: &mut Guest<'_>, qmp: &mut Qmp) -> [u64; 2] {
+    for _ in 0..50 {
+        let seen = ["rx", "tx"].map(|way| {
+            let file = format!("cat /sys/class/net/eth0/statistics/{way}_packets");
+            guest.number(&file)
+        });
+        let cards = qmp.run("x-query-netstats", json!({}));
+        let stats = &cards[0]["stats"];
+        if [&stats["rx_packets"], &stats["tx_packets"]] == [&json!(seen[0]), &json!(seen[1])] {
+            assert_eq!(
+                (&stats["rx_errors"], &stats["tx_errors"]),
+                (&json!(0), &json!(0))
+            );
+            return seen;
+        }
+    }
+    panic!("the guest and the control socket count differently");
+}
+
+#[test]
+fn a_card_is_limited_and_counted_however_it_came() {
+    const PINGS: u64 = 60;
+    let level1 = level1();
+    let mut guest = boot_with(&level1, 2, ",id=n,pps=20");
+    let mut qmp = control(&level1, 2);
+    for netdev in [false, true] {
+        if netdev {
+            qmp.run("device_del", json!({ "id": "n" }));
+            assert_eq!(qmp.wait_for("DEVICE_DELETED")["device"], "n");
+            qmp.run(
+                "netdev_add",
+                json!({ "type": "bridge", "id": "lan", "br": "br0", "pps": 20 }),
+            );
+            qmp.run(
+                "device_add",
+                json!({ "driver": "virtio-net-pci", "id": "n", "netdev": "lan",
+                        "mac": "52:54:00:00:00:02" }),
+            );
+            guest.ask("until test -e /sys/class/net/eth0; do usleep 100000; done");
+            address(&mut guest, 2);
+        }
+        let before = counted(&mut guest, &mut qmp);
+        let started = level1.number("awk '{print int($1*1000)}' /proc/uptime");
+        // Each is sent as soon as the last is answered.
+        let ping = format!("ping -A -q -c {PINGS} -W 5 10.0.0.1|grep -o ' 0% packet loss'");
+        assert_eq!(guest.ask(&ping).trim(), "0% packet loss");
+        let taken = level1.number("awk '{print int($1*1000)}' /proc/uptime") - started;
+        // Less the burst of a tenth of a second.
+        assert!(
+            taken >= (PINGS - 3) * 1000 / 20,
+            "{taken} ms, netdev: {netdev}"
+        );
+        let after = counted(&mut guest, &mut qmp);
+        for (before, after) in before.into_iter().zip(after) {
+            assert!(after >= before + PINGS, "{before} and then {after}");
+        }
+        qmp.run("set_link", json!({ "name": "n", "up": false }));
+        level1.sh("ping -q -c 2 -W 1 10.0.0.2 >/dev/null; true");
+        let cards = qmp.run("x-query-netstats", json!({}));
+        assert_eq!(cards[0]["link"], false);
+        assert!(
+            cards[0]["stats"]["rx_dropped"].as_u64() > Some(0),
+            "{cards}"
+        );
+    }
+    assert_eq!(guest.complaints(), "");
+    guest.power_off();
+}
+
 #[test]
 fn tagged_frames_pass_and_stay_apart() {
     let level1 = level1();

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use common::{Guest, Payload, finish, strata};
+use serde_json::{Value, json};
 
 /// Checks the exit code and that the message has all of `words`, and is no trace.
 fn refused(output: &Output, words: &[&str]) {
@@ -273,6 +274,11 @@ fn networks_that_can_not_be() {
             &["01:00:5e:00:00:01", "multicast", "52:54:00"],
         ),
         (&["--net", "user,queues=2"], &["leave queues out"]),
+        (&["--net", "user,bps=0"], &["bps=0", "leave it out"]),
+        (
+            &["--net", "tap=tap0,pps=1,vhost=on"],
+            &["vhost knows no limits", "leave out"],
+        ),
         (
             &["--net", "user,hostfwd=tcp::65536-:22"],
             &["1 to 65535", "tcp::2222-:22"],
@@ -408,13 +414,19 @@ fn help_and_version_are_no_errors() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("--kernel"));
 }
 
+/// What `--print-config` prints for these arguments: as it is, and read.
+fn print_config(args: &[&str]) -> (Vec<u8>, Value) {
+    let output = finish(strata(&[&["run", "--print-config"], args].concat()));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    let value = serde_json::from_slice(&output.stdout).unwrap();
+    (output.stdout, value)
+}
+
 #[test]
 fn the_effective_configuration_is_printed_and_can_be_read_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("vm.json");
-    let args = [
-        "run",
-        "--print-config",
+    let (first, _) = print_config(&[
         "--kernel",
         "/k",
         "--memory",
@@ -422,19 +434,52 @@ fn the_effective_configuration_is_printed_and_can_be_read_again() {
         "--balloon=64M,deflate-on-oom=off",
         "--secret=id=key,file=/key",
         "--disk=/a,format=qcow2,encrypt.key-secret=key",
-        "--disk=/b,format=luks,key-secret=key",
+        "--disk=/b,format=luks,key-secret=key,iops=100,bps=1M",
+        "--net=bridge=br0",
+        "--net=user,hostfwd=tcp::2222-:22,mac=52:54:00:00:00:01,pps=1000,bps=1M",
         "--vsock=cid=3,socket=/v",
         "--virtio-console=stdio",
         "--virtio-console=port=agent:unix=/a",
-    ];
-    let first = finish(strata(&args)).stdout;
+    ]);
     std::fs::write(&path, &first).unwrap();
-    let again = finish(strata(&[
-        "run",
-        "--print-config",
-        "--config",
-        path.to_str().unwrap(),
-    ]));
-    assert_eq!(String::from_utf8_lossy(&again.stderr), "");
-    assert_eq!(again.stdout, first);
+    let (again, _) = print_config(&["--config", path.to_str().unwrap()]);
+    assert_eq!(
+        String::from_utf8_lossy(&again),
+        String::from_utf8_lossy(&first)
+    );
+}
+
+#[test]
+fn what_was_not_said_of_disks_and_cards_is_printed_too() {
+    let (_, config) = print_config(&[
+        "--kernel=/k",
+        "--disk=/a",
+        "--disk=/b,id=a-name-that-is-longer-than-a-serial",
+        "--net=bridge=br0",
+        "--net=tap=t0,vhost=auto,pps=9",
+    ]);
+    assert_eq!(
+        config["disk"][0],
+        json!({
+            "path": "/a", "id": "disk0", "format": null, "readonly": false,
+            "cache": "writeback", "queues": 1, "iops": null, "bps": null, "backing": false,
+            "serial": "disk0", "on-error": "report", "encrypt": null, "key-secret": null,
+        })
+    );
+    assert_eq!(config["disk"][1]["serial"], "a-name-that-is-longe");
+    assert_eq!(
+        config["net"],
+        json!([
+            {
+                "id": "net0", "bridge": "br0", "tap": "tap%d", "fd": null, "user": false,
+                "hostfwd": [], "mac": "random", "mtu": "auto", "queues": 1,
+                "bps": null, "pps": null, "vhost": "off",
+            },
+            {
+                "id": "net1", "bridge": null, "tap": "t0", "fd": null, "user": false,
+                "hostfwd": [], "mac": "random", "mtu": 1500, "queues": 1,
+                "bps": null, "pps": 9, "vhost": "off",
+            },
+        ])
+    );
 }

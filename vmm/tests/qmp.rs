@@ -4,11 +4,11 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use common::{Guest, Machine, Payload, Qmp, finish, piped, start};
 use serde_json::{Value, json};
@@ -438,6 +438,86 @@ fn disks_say_what_they_are_and_take_limits_and_sizes() {
     assert_eq!(
         client.run("query-blockstats", json!({}))[1]["stats"]["rd_bytes"],
         0
+    );
+    client.run("quit", json!({}));
+    assert_eq!(child.code(), Some(0));
+}
+
+#[test]
+fn cards_say_the_same_of_themselves_however_they_came() {
+    let guest = Guest::new(Payload::Eject);
+    let path = guest.path("qmp");
+    // Taps of their own, gone with the network that they are in.
+    let run = guest.run(&["--net", "tap=t0,id=cold,bps=1M,pps=500,mtu=1400,queues=2"]);
+    let mut command = Command::new("unshare");
+    command.arg("--net").arg(run.get_program());
+    command.args(run.get_args()).stdin(Stdio::null());
+    command.arg("--qmp").arg(format!("unix={}", path.display()));
+    let child = piped(command);
+    let mut client = Qmp::connect(&path);
+    client.run(
+        "netdev_add",
+        json!({ "type": "tap", "id": "end", "ifname": "t1", "queues": 2,
+                "bps": 1_048_576, "pps": 500 }),
+    );
+    for arguments in [
+        json!({ "driver": "virtio-net-pci", "id": "hot", "netdev": "end", "host_mtu": 1400 }),
+        json!({ "driver": "virtio-net-pci", "id": "own", "tap": "t2", "bps": "1M", "pps": "500",
+                "mtu": "1400", "queues": "2" }),
+        json!({ "driver": "virtio-net-pci", "id": "free", "tap": "t3", "mac": "random" }),
+    ] {
+        client.run("device_add", arguments);
+    }
+    client.run("set_link", json!({ "name": "own", "up": false }));
+    let cards = client.run("x-query-netstats", json!({}));
+    let (limit, none) = (
+        json!({ "bps": 1 << 20, "pps": 500 }),
+        json!({ "bps": 0, "pps": 0 }),
+    );
+    let mut macs = BTreeSet::new();
+    for (card, (id, netdev, ifname, up, limit)) in cards.as_array().unwrap().iter().zip([
+        ("cold", Value::Null, "t0", true, &limit),
+        ("hot", json!("end"), "t1", true, &limit),
+        ("own", Value::Null, "t2", false, &limit),
+        ("free", Value::Null, "t3", true, &none),
+    ]) {
+        let mac = card["mac"].as_str().unwrap();
+        assert!(mac.starts_with("52:54:00:"), "{mac}");
+        macs.insert(mac);
+        // What the host sends by itself has to wait for a driver.
+        let stats = json!({
+            "rx_bytes": 0, "rx_packets": 0, "rx_errors": 0, "rx_dropped": 0,
+            "tx_bytes": 0, "tx_packets": 0, "tx_errors": 0, "tx_dropped": 0,
+        });
+        let expected = json!({
+            "device": id, "qdev": format!("/machine/peripheral/{id}"), "netdev": netdev,
+            "ifname": ifname, "vhost": false, "mac": mac, "link": up,
+            "rx-limit": limit, "tx-limit": limit, "stats": stats,
+        });
+        assert_eq!(card, &expected);
+    }
+    assert_eq!(macs.len(), 4, "{cards}");
+    let refusals = [
+        ("pps", json!(0), "leave it out"),
+        ("bps", json!("fast"), "number"),
+        ("vhost", json!(true), "vhost knows no limits"),
+    ];
+    for (key, value, words) in refusals {
+        let mut arguments = json!({ "driver": "virtio-net-pci", "id": "x", "tap": "t4", "pps": 1 });
+        arguments[key] = value;
+        let said = client.refused("device_add", arguments.clone());
+        assert!(said.contains(words), "{said}");
+        // The host's end alone says the same.
+        arguments.as_object_mut().unwrap().remove("driver");
+        arguments["type"] = json!("tap");
+        assert_eq!(client.refused("netdev_add", arguments), said);
+    }
+    let names = client.run("query-commands", json!({}));
+    assert!(
+        names
+            .as_array()
+            .unwrap()
+            .contains(&json!({ "name": "x-query-netstats" }))
     );
     client.run("quit", json!({}));
     assert_eq!(child.code(), Some(0));

@@ -8,6 +8,9 @@ use strata_memory::MemorySize;
 
 use super::options::{self, Options, options};
 
+/// Bytes of a serial number (virtio 1.2 §5.2.6, VIRTIO_BLK_T_GET_ID).
+const MAX_SERIAL: usize = 20;
+
 /// A disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -15,10 +18,10 @@ pub struct DiskConfig {
     /// The image file or block device.
     pub path: PathBuf,
     /// Its name in messages and commands; disk0 and so on where none is given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub id: Option<String>,
     /// The image's format; none where nothing was said, which is raw if it does not look like qcow2.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub format: Option<Format>,
     /// Whether the guest may only read.
     #[serde(default, alias = "ro", deserialize_with = "options::value")]
@@ -27,36 +30,28 @@ pub struct DiskConfig {
     #[serde(default)]
     pub cache: Cache,
     /// How many queues, each with a thread of its own.
-    #[serde(default = "one", deserialize_with = "options::value")]
+    #[serde(default = "options::one", deserialize_with = "options::value")]
     pub queues: u16,
     /// At most so many operations a second.
-    #[serde(
-        default,
-        deserialize_with = "options::some",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, deserialize_with = "options::some")]
     pub iops: Option<u64>,
     /// At most so many bytes a second.
-    #[serde(
-        default,
-        deserialize_with = "options::some",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, deserialize_with = "options::some")]
     pub bps: Option<MemorySize>,
     /// Whether the backing files that the image names may be opened.
     #[serde(default, deserialize_with = "options::value")]
     pub backing: bool,
     /// The serial number that the guest sees, at most 20 bytes; the id where none is given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub serial: Option<String>,
     /// What becomes of a request that fails.
     #[serde(default)]
     pub on_error: ErrorPolicy,
     /// The key of an encrypted qcow2 image, and of all encrypted files that it stands on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub encrypt: Option<EncryptConfig>,
     /// The secret that opens a LUKS file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub key_secret: Option<String>,
 }
 
@@ -66,17 +61,18 @@ pub struct DiskConfig {
 #[serde(expecting = "a table with key-secret, or encrypt.key-secret=NAME")]
 pub struct EncryptConfig {
     /// The kind of encryption; there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub format: Option<EncryptFormat>,
+    #[serde(default)]
+    pub format: EncryptFormat,
     /// The secret that opens it.
     pub key_secret: String,
 }
 
 /// A kind of encryption within images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EncryptFormat {
     /// LUKS.
+    #[default]
     Luks,
 }
 
@@ -92,20 +88,20 @@ impl Options for DiskConfig {
         if !(1..=64).contains(&self.queues) {
             return Err(format!("1 to 64 queues, not {}", self.queues));
         }
-        for (name, limit) in [
-            ("iops", self.iops),
-            ("bps", self.bps.map(MemorySize::bytes)),
-        ] {
-            if limit == Some(0) {
-                return Err(format!("{name}=0 lets nothing pass; leave it out"));
-            }
-        }
+        options::check_limit("iops", self.iops)?;
+        options::check_limit("bps", self.bps.map(MemorySize::bytes))?;
         self.check_key()?;
         match &self.serial {
-            Some(serial) if serial.len() > 20 || !serial.is_ascii() => Err(format!(
+            Some(serial) if serial.len() > MAX_SERIAL || !serial.is_ascii() => Err(format!(
                 "the serial number \"{serial}\" has more than 20 ASCII characters"
             )),
             _ => Ok(()),
+        }
+    }
+
+    fn fill(&mut self) {
+        if let (None, Some(id)) = (&self.serial, &self.id) {
+            self.serial = Some(id.chars().take(MAX_SERIAL).collect());
         }
     }
 }
@@ -121,7 +117,7 @@ impl DiskConfig {
             format: None,
             readonly: false,
             cache: Cache::default(),
-            queues: one(),
+            queues: options::one(),
             iops: None,
             bps: None,
             backing: false,
@@ -151,10 +147,6 @@ impl DiskConfig {
         };
         Err(refused.to_owned())
     }
-}
-
-fn one() -> u16 {
-    1
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub use balloon::BalloonConfig;
 pub use cloud_init::CloudInitConfig;
 pub use disk::{DiskConfig, EncryptConfig};
 pub use memory::{HugePages, MemoryConfig};
-pub use net::{NetConfig, Vhost};
+pub use net::{DEFAULT_MTU, NetConfig, TapName, Vhost};
 pub(crate) use options::{Options, check_id, from_table};
 pub use qmp::QmpConfig;
 pub use secret::SecretConfig;
@@ -121,7 +121,7 @@ pub struct PartialConfig {
     pub memory: Option<MemoryConfig>,
     /// A disk, which the guest sees as /dev/vda, the next as /dev/vdb: its file, and options
     /// behind it: format=raw, qcow2 or probe, readonly, cache=writeback, direct or unsafe, queues=N,
-    /// iops=N, bps=SIZE, backing=on (a qcow2 image's backing files may be opened), id=NAME,
+    /// iops=N, bps=SIZE (operations and bytes a second), backing=on (a qcow2 image's backing files may be opened), id=NAME,
     /// serial=TEXT, on-error=report, stop or ignore. An encrypted one names a --secret:
     /// format=qcow2,encrypt.key-secret=NAME, or format=luks,key-secret=NAME
     #[arg(long, value_name = "FILE[,...]")]
@@ -134,7 +134,9 @@ pub struct PartialConfig {
     pub secret: Vec<SecretConfig>,
     /// A network card: bridge=NAME (a tap of its own on that bridge), tap=NAME, fd=N, or user
     /// (by passt, without privileges; hostfwd=tcp::2222-:22 leads a port of the host to it);
-    /// and mac=ADDR, mtu=N, queues=N, id=NAME, vhost=on, auto (where the host offers it) or off
+    /// and mac=ADDR or random, mtu=N or auto (the bridge's, else 1500), queues=N, id=NAME,
+    /// bps=SIZE and pps=N (bytes and frames a second, in each direction), vhost=on, auto (where the
+    /// host offers it) or off
     #[arg(long, value_name = "HOW[,...]")]
     #[serde(default, deserialize_with = "options::deserialize_list")]
     pub net: Vec<NetConfig>,
@@ -309,6 +311,7 @@ impl PartialConfig {
     pub fn complete(mut self) -> Result<MachineConfig, Error> {
         name_all(self.disk.iter_mut().map(|disk| &mut disk.id), "disk");
         name_all(self.net.iter_mut().map(|net| &mut net.id), "net");
+        self.disk.iter_mut().for_each(Options::fill);
         let ids = self.disk.iter().map(|disk| &disk.id);
         let mut seen = HashSet::new();
         for id in ids.chain(self.net.iter().map(|net| &net.id)).flatten() {

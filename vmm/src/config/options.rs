@@ -23,6 +23,25 @@ pub(crate) trait Options: DeserializeOwned {
     fn check(&self) -> Result<(), String> {
         Ok(())
     }
+
+    /// Fills in what follows from what was said.
+    fn fill(&mut self) {}
+}
+
+/// Whether a limit lets anything pass.
+///
+/// # Errors
+/// A sentence that says what to do.
+pub(super) fn check_limit(name: &str, limit: Option<u64>) -> Result<(), String> {
+    match limit {
+        Some(0) => Err(format!("{name}=0 lets nothing pass; leave it out")),
+        _ => Ok(()),
+    }
+}
+
+/// How many queues there are where nothing is said.
+pub(super) fn one() -> u16 {
+    1
 }
 
 /// Whether a name may be one of a device or node: a letter, then letters, digits, `-`, `.` and `_`,
@@ -56,11 +75,12 @@ pub(super) fn parse<T: Options>(text: &str) -> Result<T, String> {
 /// What is wrong with it, in a sentence.
 pub(crate) fn from_table<T: Options>(table: Map<String, Value>) -> Result<T, String> {
     let table = Value::Object(table);
-    let options = T::deserialize(&table).map_err(|error| {
+    let mut options = T::deserialize(&table).map_err(|error| {
         let said = error.to_string();
         explain(&said, blamed::<T>(&table, &said).unwrap_or_default())
     })?;
     options.check()?;
+    options.fill();
     Ok(options)
 }
 
@@ -112,6 +132,8 @@ fn table<T: Options>(text: &str) -> Result<Map<String, Value>, String> {
                 (key, Value::from(value))
             }
             (None, Some(head)) => (*head, Value::from(part.as_str())),
+            // What is missing is said better by who wants it.
+            (None, _) if text.is_empty() => break,
             (None, _) if part.is_empty() => {
                 return Err(format!("an option in \"{text}\" is empty"));
             }
@@ -245,13 +267,19 @@ where
     deserializer.deserialize_any(AnyOf(PhantomData))
 }
 
-/// [`value`] for what may be left out.
+/// [`value`] for what may be left out, or be null.
 pub(super) fn some<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: FromText,
 {
-    value(deserializer).map(Some)
+    struct Item<T>(T);
+    impl<'de, T: FromText> Deserialize<'de> for Item<T> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            value(deserializer).map(Self)
+        }
+    }
+    Ok(Option::<Item<T>>::deserialize(deserializer)?.map(|item| item.0))
 }
 
 /// Prints a value as [`FromText`] reads it.

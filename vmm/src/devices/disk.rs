@@ -120,6 +120,7 @@ impl Disks {
         let file = seed.to_memfd()?;
         let disk = DiskConfig {
             id: Some("cidata".to_owned()),
+            serial: Some("cidata".to_owned()),
             readonly: true,
             ..DiskConfig::new(format!("/proc/self/fd/{}", file.as_raw_fd()))
         };
@@ -175,10 +176,9 @@ impl Disks {
     }
 
     fn options(&self, config: &DiskConfig, id: &str, node: Option<&str>) -> BlockOptions {
-        let serial = config.serial.as_deref().unwrap_or(id);
         BlockOptions {
             name: id.to_owned(),
-            serial: serial.chars().take(20).collect(),
+            serial: config.serial.clone().unwrap_or_default(),
             queues: config.queues,
             limits: Limits {
                 iops: config.iops.unwrap_or_default(),

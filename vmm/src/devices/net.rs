@@ -4,16 +4,13 @@ use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 
 use strata_net::{
-    Backend, Card, CardConfig, Link, MacAddr, Passt, RateLimit, Tap, bridge, stream_backend,
+    Backend, Card, CardConfig, InterfaceName, Link, MacAddr, Passt, Tap, bridge, stream_backend,
 };
 
 use super::Pci;
-use crate::config::{NetConfig, Vhost};
+use crate::config::{DEFAULT_MTU, NetConfig, TapName, Vhost};
 use crate::error::Error;
 use crate::sys;
-
-/// Ethernet's MTU, where neither the user nor a bridge says another.
-const MTU: u16 = 1500;
 
 /// The machine's network cards, from their owner's side: that of the main thread.
 #[derive(Default)]
@@ -28,8 +25,12 @@ pub struct OpenNet {
     pub config: NetConfig,
     /// The host's end by another name, where a command gave it one.
     pub netdev: Option<String>,
+    /// The tap, where it is on one.
+    pub tap: Option<InterfaceName>,
+    /// Whether the host's kernel moves its frames.
+    pub vhost: bool,
     /// The guest's address, as the card was made.
-    mac: MacAddr,
+    pub mac: MacAddr,
     /// Its cable.
     pub link: Link,
 }
@@ -66,22 +67,25 @@ impl Nets {
         if let Some(other) = self.0.borrow().iter().find(|net| net.mac == mac) {
             return Err(Error::TakenMac(mac, other.id.clone()));
         }
-        let (backend, mtu) = connect(config, mac)?;
+        let host_end = connect(config, mac)?;
         let card = CardConfig {
             name: id.to_owned(),
             mac,
-            mtu: config.mtu.unwrap_or(mtu),
-            rx_limit: RateLimit::default(),
-            tx_limit: RateLimit::default(),
+            mtu: config.mtu.unwrap_or(host_end.mtu),
+            rx_limit: config.rate_limit(),
+            tx_limit: config.rate_limit(),
         };
         log::info!("{id} has the MAC address {mac}");
-        let card = Card::new(card, backend)?;
+        let vhost = !host_end.backend.vhost.is_empty();
+        let card = Card::new(card, host_end.backend)?;
         let link = card.link();
         pci.add(id, Box::new(card))?;
         self.0.borrow_mut().push(OpenNet {
             id: id.to_owned(),
             config: config.clone(),
             netdev: netdev.map(str::to_owned),
+            tap: host_end.tap,
+            vhost,
             mac,
             link,
         });
@@ -99,8 +103,14 @@ impl Nets {
     }
 }
 
-/// The card's host end, and its MTU.
-fn connect(config: &NetConfig, mac: MacAddr) -> Result<(Backend, u16), Error> {
+/// What a card is connected to.
+struct HostEnd {
+    backend: Backend,
+    tap: Option<InterfaceName>,
+    mtu: u16,
+}
+
+fn connect(config: &NetConfig, mac: MacAddr) -> Result<HostEnd, Error> {
     if config.user {
         let forwards = config.forwards().unwrap_or_default();
         let passt = Passt {
@@ -111,23 +121,34 @@ fn connect(config: &NetConfig, mac: MacAddr) -> Result<(Backend, u16), Error> {
             what: "talk to passt",
             source,
         })?;
-        return Ok((backend, MTU));
+        return Ok(HostEnd {
+            backend,
+            tap: None,
+            mtu: DEFAULT_MTU,
+        });
     }
-    if let Some(fd) = config.fd {
-        let fd = sys::inherited(fd).map_err(|source| Error::InheritedFd { fd, source })?;
-        let fds: Vec<OwnedFd> = vec![fd];
-        return Ok((on_tap(Tap::from_fds(fds)?, config)?, MTU));
-    }
-    let tap = Tap::open(config.tap.as_ref(), config.queues.unwrap_or(1))?;
+    let tap = match config.fd {
+        Some(fd) => {
+            let fd = sys::inherited(fd).map_err(|source| Error::InheritedFd { fd, source })?;
+            let fds: Vec<OwnedFd> = vec![fd];
+            Tap::from_fds(fds)?
+        }
+        None => Tap::open(config.tap.as_ref().and_then(TapName::named), config.queues)?,
+    };
+    let name = tap.name().clone();
     let mtu = match &config.bridge {
-        Some(name) => {
-            let mtu = bridge::attach(tap.name(), name, config.mac.is_some().then_some(mac))?;
-            log::info!("{} is on the bridge {name}", tap.name());
+        Some(bridge) => {
+            let mtu = bridge::attach(&name, bridge, config.mac.is_some().then_some(mac))?;
+            log::info!("{name} is on the bridge {bridge}");
             mtu.try_into().unwrap_or(u16::MAX)
         }
-        None => MTU,
+        None => DEFAULT_MTU,
     };
-    Ok((on_tap(tap, config)?, mtu))
+    Ok(HostEnd {
+        backend: on_tap(tap, config)?,
+        tap: Some(name),
+        mtu,
+    })
 }
 
 /// A host end on `tap`, whose frames the kernel moves if it should and can.

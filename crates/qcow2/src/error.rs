@@ -71,6 +71,12 @@ pub enum Error {
         /// Length of the refused write.
         length: u64,
     },
+    /// The refcounts call the header's cluster free; the image is now marked corrupt.
+    #[error("Preventing invalid allocation of {what} at offset 0")]
+    InvalidAllocation {
+        /// What would have gone there.
+        what: &'static str,
+    },
     /// The image carries the corrupt mark and may only be read or repaired.
     #[error("Image is corrupt; cannot be opened read/write")]
     Corrupt,

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use common::is_sound;
 use strata_qcow2::storage::MemoryStorage;
 use strata_qcow2::{
-    AmendOptions, CheckReport, CreateOptions, Image, NewSnapshot, OpenOptions, Repair, Storage,
+    AmendOptions, CheckReport, CreateOptions, Error, Image, Incompatible, NewSnapshot, OpenOptions,
+    Repair, Storage,
 };
 
 fn open(file: &Arc<MemoryStorage>) -> Image {
@@ -194,4 +195,88 @@ fn entries_that_lack_extra_data_are_completed() {
     for number in 1..=3 {
         assert_eq!(shown(&file, &format!("s{number}")), [number; 20_000]);
     }
+}
+
+/// Only a repair opens an image whose header counts more snapshots than there may be.
+#[test]
+fn snapshots_past_the_limit_are_discarded() {
+    for version in [2, 3] {
+        let (file, second) = with_snapshots(version);
+        let disk: Arc<dyn Storage> = file.clone();
+        // Where there is room for empty entries behind those of the table.
+        let mut entries = [0; 72 * 3];
+        disk.read_at(&mut entries, second - 72).unwrap();
+        let place = 16 << 20;
+
+        disk.write_at(&entries, place).unwrap();
+        disk.write_at(&[0], place + (3 << 20)).unwrap();
+        disk.write_at(&u64::to_be_bytes(place), 64).unwrap();
+        disk.write_at(&(65536 + 7u32).to_be_bytes(), 60).unwrap();
+        let options = |allow_corrupt| OpenOptions {
+            writable: true,
+            allow_corrupt,
+            ..OpenOptions::default()
+        };
+        assert!(matches!(
+            Image::open(file.clone(), options(false)),
+            Err(Error::TooLarge { value: 65543, .. })
+        ));
+        let image = Image::open(file.clone(), options(true)).unwrap();
+        for which in [Repair::Nothing, Repair::Leaks] {
+            let refused = image.check(which, &mut |_| {});
+            assert!(matches!(refused, Err(Error::TooLarge { value: 65543, .. })));
+        }
+        let (report, texts) = repair(&image);
+        assert_eq!(texts[0], "Discarding 7 overhanging snapshots");
+        assert_eq!(report.corruptions, 0, "{texts:?}");
+        image.close().unwrap();
+        let image = open(&file);
+        is_sound(&image);
+        assert_eq!(image.snapshots().unwrap().len(), 65536);
+        for number in 1..=3 {
+            let found = shown(&file, &format!("s{number}"));
+            assert_eq!(found, [number; 20_000], "version {version}");
+        }
+    }
+}
+
+/// A name is over where its first zero byte is.
+#[test]
+fn a_zero_byte_ends_a_name() {
+    let (file, second) = with_snapshots(3);
+    let disk: Arc<dyn Storage> = file.clone();
+    disk.write_at(&[0], second + 40 + 24 + 2).unwrap();
+    let names: Vec<String> = (open(&file).snapshots().unwrap().into_iter())
+        .map(|snapshot| snapshot.name)
+        .collect();
+    assert_eq!(names, ["s1", "s", "s3"]);
+}
+
+/// The refcounts call the header free: what is to be allocated there is named.
+#[test]
+fn nothing_is_allocated_on_the_header() {
+    let file = Arc::new(MemoryStorage::default());
+    let options = CreateOptions {
+        size: 1 << 20,
+        ..CreateOptions::default()
+    };
+    options.create(&(file.clone() as Arc<dyn Storage>)).unwrap();
+    let disk: Arc<dyn Storage> = file.clone();
+    let mut word = [0; 8];
+    let table = open(&file).header().refcount_table_offset;
+    disk.read_at(&mut word, table).unwrap();
+    disk.write_at(&[0; 2], u64::from_be_bytes(word)).unwrap();
+    let image = open(&file);
+    let error = image.write_at(&[7; 100], 0).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::InvalidAllocation {
+                what: "data cluster" | "L2 table"
+            }
+        ),
+        "{error}"
+    );
+    assert!(image.header().incompatible.has(Incompatible::CORRUPT));
+    assert!(matches!(image.write_at(&[1], 0), Err(Error::Broken)));
 }

@@ -142,7 +142,7 @@ impl Image {
         }
         let raw = encode(&entries);
         let clusters = self.geometry.clusters(raw.len() as u64);
-        let place = self.allocate_exact(state, clusters)?;
+        let place = self.allocate_exact(state, "bitmap directory", clusters)?;
         self.file.write_at(&raw, place.offset)?;
         self.protect(place.offset, clusters)?;
         self.sync(state)?;
@@ -241,7 +241,7 @@ impl Image {
             } else if raw.iter().all(|&byte| byte == 0xff) {
                 table.push(ALL_ONES);
             } else {
-                let place = self.allocate_exact(state, 1)?;
+                let place = self.allocate_exact(state, "bitmap", 1)?;
                 self.file.write_at(&raw, place.offset)?;
                 self.protect(place.offset, 1)?;
                 table.push(place.offset);
@@ -249,7 +249,7 @@ impl Image {
         }
         // Even an empty table has a place.
         let clusters = self.geometry.clusters(entries * 8).max(1);
-        let place = self.allocate_exact(state, clusters)?;
+        let place = self.allocate_exact(state, "bitmap table", clusters)?;
         self.file
             .write_at(&bytes::from_words(table), place.offset)?;
         self.protect(place.offset, clusters)?;

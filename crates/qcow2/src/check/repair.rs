@@ -101,6 +101,10 @@ impl Image {
             );
             findings.add(FindingKind::Repaired, text);
         }
+        if salvage.overhanging > 0 {
+            let text = format!("Discarding {} overhanging snapshots", salvage.overhanging);
+            findings.add(FindingKind::Repaired, text);
+        }
         if salvage.dropped > 0 {
             let text = format!(
                 "Discarding {} overhanging snapshots (snapshot table is too big)",
@@ -126,7 +130,7 @@ impl Image {
     ) -> Result<()> {
         let header = &state.header;
         let incomplete = salvage.incomplete(header).len() as u64;
-        let faults = salvage.cut.len() as u64 + salvage.dropped + incomplete;
+        let faults = salvage.cut.len() as u64 + salvage.dropped + salvage.overhanging + incomplete;
         if faults == 0 {
             return Ok(());
         }

@@ -170,6 +170,18 @@ impl Header {
         Ok(header)
     }
 
+    /// Only a repair goes on with more snapshots than there may be.
+    pub(crate) fn refuse_too_many_snapshots(&self) -> Result<()> {
+        if self.snapshot_count > MAX_SNAPSHOTS {
+            return Err(Error::TooLarge {
+                what: "number of snapshots",
+                value: u64::from(self.snapshot_count),
+                limit: u64::from(MAX_SNAPSHOTS),
+            });
+        }
+        Ok(())
+    }
+
     fn validate(&self) -> Result<()> {
         let geometry = &self.geometry;
         let table = |structure, field, offset: u64, bytes: u64, limit| {
@@ -209,13 +221,6 @@ impl Header {
             u64::from(self.refcount_table_clusters) << geometry.cluster_bits,
             MAX_REFCOUNT_TABLE_BYTES,
         )?;
-        if self.snapshot_count > MAX_SNAPSHOTS {
-            return Err(Error::TooLarge {
-                what: "snapshot table",
-                value: u64::from(self.snapshot_count),
-                limit: u64::from(MAX_SNAPSHOTS),
-            });
-        }
         table("snapshot table", 64, self.snapshots_offset, 0, 0)?;
         if let Some(CryptoHeader { offset, length }) = self.crypto_header() {
             table(

@@ -93,7 +93,7 @@ impl Image {
             state.refcounts.tail = tail + length;
             return Ok(tail);
         }
-        let new = self.allocate_exact(state, 1)?;
+        let new = self.allocate_exact(state, "compressed cluster", 1)?;
         let follows = shareable && self.geometry.cluster_start(tail) + size == new.offset;
         let start = if follows { tail } else { new.offset };
         if follows && let Err(error) = state.refcounts.increase(self.disk(), tail >> bits) {

@@ -47,7 +47,8 @@ pub struct OpenOptions {
     pub unlock: Option<Arc<dyn Unlock>>,
     /// Most bytes of L2 tables to keep in memory; more than 4 GiB count as that.
     pub l2_cache: u64,
-    /// Open although the corrupt bit is set, for checking and repairing.
+    /// Open although the corrupt bit is set or the header counts too many snapshots, for checking
+    /// and repairing.
     pub allow_corrupt: bool,
     /// Do not repair an image whose dirty bit is set when it is opened for writing.
     pub keep_dirty: bool,
@@ -111,6 +112,9 @@ impl Image {
     pub fn open(file: Arc<dyn Storage>, options: OpenOptions) -> Result<Self> {
         let mut header = Header::read(&*file)?;
         let geometry = header.geometry;
+        if !options.allow_corrupt {
+            header.refuse_too_many_snapshots()?;
+        }
         if let Some(name) = &options.snapshot {
             show_snapshot(&mut header, &*file, name, options.writable)?;
         }

@@ -164,7 +164,7 @@ impl Image {
         self.l1.load_all(&*self.file)?;
         self.sync(state)?;
         let clusters = geometry.clusters(entries * 8);
-        let got = self.allocate_exact(state, clusters)?;
+        let got = self.allocate_exact(state, "L1 table", clusters)?;
         let (old_offset, old_len) = (self.l1.offset(), self.l1.len());
         let mut raw = self.l1.to_bytes(&*self.file)?;
         raw.resize((clusters << geometry.cluster_bits) as usize, 0);
@@ -207,7 +207,7 @@ impl Image {
             let (host, clusters) = if self.geometry.data_file {
                 (at, wanted)
             } else {
-                let got = self.allocate(&mut state, wanted)?;
+                let got = self.allocate(&mut state, "data cluster", wanted)?;
                 self.reserve(
                     got.offset,
                     got.clusters << self.geometry.cluster_bits,

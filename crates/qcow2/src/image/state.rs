@@ -156,6 +156,7 @@ impl Image {
             Err(Error::Overlap { structure, .. }) => Some(format!(
                 "Preventing invalid write on metadata (overlaps with {structure})"
             )),
+            Err(error @ Error::InvalidAllocation { .. }) => Some(error.to_string()),
             Err(Error::Malformed {
                 structure: REFCOUNT_TABLE_ENTRY,
                 reason,
@@ -191,17 +192,27 @@ impl Image {
         result
     }
 
-    /// 1 to `most` adjacent clusters of the image file.
-    pub(crate) fn allocate(&self, state: &mut State, most: u64) -> Result<Allocated> {
+    /// 1 to `most` adjacent clusters of the image file, for `what`.
+    pub(crate) fn allocate(
+        &self,
+        state: &mut State,
+        what: &'static str,
+        most: u64,
+    ) -> Result<Allocated> {
         self.make_countable(state, 1)?;
-        let result = state.refcounts.allocate(self.disk(), most);
+        let result = state.refcounts.allocate(self.disk(), what, most);
         self.judge(state, result)
     }
 
-    /// Exactly `count` adjacent clusters of the image file.
-    pub(crate) fn allocate_exact(&self, state: &mut State, count: u64) -> Result<Allocated> {
+    /// Exactly `count` adjacent clusters of the image file, for `what`.
+    pub(crate) fn allocate_exact(
+        &self,
+        state: &mut State,
+        what: &'static str,
+        count: u64,
+    ) -> Result<Allocated> {
         self.make_countable(state, count)?;
-        let result = state.refcounts.allocate_exact(self.disk(), count);
+        let result = state.refcounts.allocate_exact(self.disk(), what, count);
         self.judge(state, result)
     }
 

@@ -295,7 +295,7 @@ impl Image {
                 last,
             }));
         }
-        let got = self.allocate(state, wanted)?;
+        let got = self.allocate(state, "data cluster", wanted)?;
         if got.clusters < wanted {
             let at = start + ((got.clusters - 1) << geometry.cluster_bits);
             last = match self.entry(state, at) {
@@ -459,7 +459,7 @@ impl Image {
         if let Some(old) = old {
             table = self.unshared(state, old)?;
         }
-        let got = self.allocate_exact(state, 1)?;
+        let got = self.allocate_exact(state, "L2 table", 1)?;
         if !got.fresh {
             table.resize(geometry.cluster_size() as usize, 0);
         }

@@ -226,7 +226,7 @@ impl Image {
                     let kept = old.host(&self.geometry).filter(|_| old.copied());
                     let host = match kept {
                         Some(host) => host,
-                        None => self.allocate_exact(state, 1)?.offset,
+                        None => self.allocate_exact(state, "data cluster", 1)?.offset,
                     };
                     self.refuse_metadata(state, host)?;
                     self.file.write_at(&zeroes, host)?;

@@ -33,15 +33,33 @@ struct Layout {
     blocks: Vec<u64>,
 }
 
+/// The header's cluster is never free; offset 0 would mean that there is no cluster, too.
+fn refuse_header(place: u64, what: &'static str) -> Result<()> {
+    match place {
+        0 => Err(Error::InvalidAllocation { what }),
+        _ => Ok(()),
+    }
+}
+
 impl Refcounts {
-    /// Allocates 1 to `most` adjacent clusters with a refcount of one.
-    pub(crate) fn allocate(&mut self, disk: Disk<'_>, most: u64) -> Result<Allocated> {
+    /// Allocates 1 to `most` adjacent clusters with a refcount of one, for `what`.
+    pub(crate) fn allocate(
+        &mut self,
+        disk: Disk<'_>,
+        what: &'static str,
+        most: u64,
+    ) -> Result<Allocated> {
         let (start, count) = self.find(disk, 1, most)?;
-        self.take(disk, start, count)
+        self.take(disk, what, start, count)
     }
 
-    /// Allocates exactly `count` adjacent clusters with a refcount of one.
-    pub(crate) fn allocate_exact(&mut self, disk: Disk<'_>, count: u64) -> Result<Allocated> {
+    /// Allocates exactly `count` adjacent clusters with a refcount of one, for `what`.
+    pub(crate) fn allocate_exact(
+        &mut self,
+        disk: Disk<'_>,
+        what: &'static str,
+        count: u64,
+    ) -> Result<Allocated> {
         if count == 0 {
             return Ok(Allocated {
                 offset: 0,
@@ -50,7 +68,7 @@ impl Refcounts {
             });
         }
         let (start, count) = self.find(disk, count, count)?;
-        self.take(disk, start, count)
+        self.take(disk, what, start, count)
     }
 
     /// Whether [`Refcounts::allocate`] needs [`Refcounts::grow`] first: fewer than `clusters`
@@ -63,7 +81,14 @@ impl Refcounts {
         used.saturating_add(clusters).saturating_add(blocks) > covered
     }
 
-    fn take(&mut self, disk: Disk<'_>, start: u64, count: u64) -> Result<Allocated> {
+    fn take(
+        &mut self,
+        disk: Disk<'_>,
+        what: &'static str,
+        start: u64,
+        count: u64,
+    ) -> Result<Allocated> {
+        refuse_header(start, what)?;
         for cluster in start..start + count {
             if disk.metadata.contains(cluster) {
                 return Err(Error::Overlap {
@@ -170,6 +195,7 @@ impl Refcounts {
 
     /// Writes a new block and makes the table name it.
     fn put_block(&mut self, disk: Disk<'_>, index: u64, offset: u64, block: &[u8]) -> Result<()> {
+        refuse_header(offset, "refcount block")?;
         if disk.metadata.contains(offset >> self.geometry.cluster_bits) {
             return Err(Error::Overlap {
                 structure: "metadata whose refcount is 0",

@@ -85,7 +85,7 @@ impl Image {
             geometry.clusters(encode_table(&after.list, after.size)?.len() as u64),
             after.l1.iter().filter(named).count() as u64,
         ];
-        let all = self.allocate_exact(state, clusters.iter().sum())?;
+        let all = self.allocate_exact(state, "snapshot tables", clusters.iter().sum())?;
         let mut next = all.offset;
         let [active, taken, snapshots, l2] = clusters.map(|count| {
             let place = next;

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::format::bytes::{get_u16, get_u32, get_u64};
-use crate::format::geometry::MAX_L1_BYTES;
+use crate::format::geometry::{MAX_L1_BYTES, MAX_SNAPSHOTS};
 use crate::format::{Geometry, Header};
 use crate::storage::Storage;
 
@@ -134,8 +134,10 @@ impl Snapshot {
     }
 }
 
+/// Names end at their first zero byte, if they have one, as they do for QEMU.
 fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+    let end = bytes.iter().position(|&byte| byte == 0);
+    String::from_utf8_lossy(&bytes[..end.unwrap_or(bytes.len())]).into_owned()
 }
 
 /// What can be used of a snapshot table.
@@ -147,11 +149,14 @@ pub(crate) struct Salvage {
     pub(crate) cut: Vec<(usize, u64, u32)>,
     /// Entries past the end of the largest table.
     pub(crate) dropped: u64,
+    /// Entries past the largest number of them.
+    pub(crate) overhanging: u64,
 }
 
 impl Salvage {
     /// Fails if not all of the table could be used.
     pub(crate) fn refuse_faults(&self, header: &Header) -> Result<()> {
+        header.refuse_too_many_snapshots()?;
         if let Some((index, at, _)) = self.cut.first() {
             return Err(too_much_extra(*index, *at));
         }
@@ -192,8 +197,10 @@ pub(crate) fn salvage_table(file: &dyn Storage, header: &Header) -> Result<Salva
         bytes: 0,
         cut: Vec::new(),
         dropped: 0,
+        overhanging: u64::from(header.snapshot_count.saturating_sub(MAX_SNAPSHOTS)),
     };
-    for index in 0..header.snapshot_count as usize {
+    let count = header.snapshot_count.min(MAX_SNAPSHOTS);
+    for index in 0..count as usize {
         let at = reader.at;
         let (snapshot, extra) = Snapshot::read(&mut reader)?;
         if extra as usize > MAX_EXTRA {
@@ -204,7 +211,7 @@ pub(crate) fn salvage_table(file: &dyn Storage, header: &Header) -> Result<Salva
                 // One field that is wrong shall not cost all snapshots from here on.
                 return Err(too_much_extra(index, at));
             }
-            salvage.dropped = u64::from(header.snapshot_count) - index as u64;
+            salvage.dropped = u64::from(count) - index as u64;
             break;
         }
         salvage.bytes = reader.at - start;

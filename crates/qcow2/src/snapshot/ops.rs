@@ -100,7 +100,8 @@ impl Image {
         }
 
         let l1_bytes = self.l1.len() * 8;
-        let place = self.allocate_exact(state, self.geometry.clusters(l1_bytes))?;
+        let place =
+            self.allocate_exact(state, "snapshot L1 table", self.geometry.clusters(l1_bytes))?;
         if let Some(last) = list.last_mut() {
             last.l1_offset = place.offset;
         }
@@ -157,7 +158,7 @@ impl Image {
             );
         }
         let clusters = self.geometry.clusters(entries * 8);
-        let place = self.allocate_exact(state, clusters)?;
+        let place = self.allocate_exact(state, "L1 table", clusters)?;
         let done = self.switch_l1(state, &table, place.offset, entries, size);
         self.or_break(done)
     }
@@ -255,7 +256,7 @@ impl Image {
         let old_offset = state.header.snapshots_offset;
         let table = encode_table(list, self.size())?;
         let clusters = self.geometry.clusters(table.len() as u64);
-        let place = self.allocate_exact(state, clusters)?;
+        let place = self.allocate_exact(state, "snapshot table", clusters)?;
         self.file.write_at(&table, place.offset)?;
         self.insert_metadata(place.offset, clusters)?;
         self.sync(state)?;

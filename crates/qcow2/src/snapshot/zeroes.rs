@@ -82,7 +82,7 @@ impl Image {
 
     /// A new cluster of zeroes with so many references.
     fn zeroed_cluster(&self, state: &mut State, references: u64) -> Result<u64> {
-        let new = self.allocate_exact(state, 1)?;
+        let new = self.allocate_exact(state, "L2 table", 1)?;
         let zeroes = vec![0; self.geometry.cluster_size() as usize];
         self.file.write_at(&zeroes, new.offset)?;
         for _ in 1..references {

@@ -27,7 +27,7 @@ pub use open::{open, open_name};
 pub use options::Options;
 pub use qcow2::outdate;
 pub use status::{Status, chain as chain_status};
-pub use words::{errno, words};
+pub use words::{errno, repair_tool, words};
 
 use crate::report::{Failure, Outcome};
 

@@ -11,7 +11,10 @@ pub fn errno(error: &Error) -> i32 {
         Error::InFile { source, .. } => errno(source),
         Error::UnknownFeatures(_) | Error::Unsupported(_) => libc::ENOTSUP,
         Error::TooLarge { .. } => libc::EFBIG,
-        Error::Overlap { .. } | Error::Broken | Error::OutOfRange { .. } => libc::EIO,
+        Error::Overlap { .. }
+        | Error::InvalidAllocation { .. }
+        | Error::Broken
+        | Error::OutOfRange { .. } => libc::EIO,
         Error::Malformed {
             structure: "snapshot L1 table",
             ..
@@ -65,12 +68,17 @@ fn malformed(structure: &str, reason: &str) -> String {
     }
 }
 
-/// What is wrong with a snapshot table, and how to get rid of it.
-fn snapshot_table(reason: &str) -> String {
-    let tool = match crate::report::program() {
+/// The name of the program that can repair images.
+pub fn repair_tool() -> &'static str {
+    match crate::report::program() {
         "qemu-img" | "qemu-io" => "qemu-img",
         _ => "strata-img",
-    };
+    }
+}
+
+/// What is wrong with a snapshot table, and how to get rid of it.
+fn snapshot_table(reason: &str) -> String {
+    let tool = repair_tool();
     if let Some(rest) = reason.strip_prefix("too much extra metadata") {
         return format!(
             "Too much extra metadata{rest}\nYou can force-remove this extra metadata with {tool} \
@@ -88,6 +96,7 @@ fn snapshot_table(reason: &str) -> String {
 fn too_large(what: &str) -> String {
     match what {
         "refcount table" => "Reference count table too large".into(),
+        "number of snapshots" => "Snapshot table too large".into(),
         "image size" => "Image is too big".into(),
         "backing file name" => "Backing file name too long".into(),
         _ => {

@@ -6,7 +6,7 @@
 use strata_qcow2::{CheckReport, Error, Repair};
 
 use super::{Common, Output, cache, reason};
-use crate::disk::{Cache, Disk, Flags, words};
+use crate::disk::{Cache, Disk, Flags, repair_tool, words};
 use crate::getopt::Spec;
 use crate::page::Page;
 use crate::report::{Failure, Outcome, note};
@@ -128,24 +128,33 @@ fn check(disk: &Disk, repair: Repair) -> Outcome<CheckReport> {
     image
         .check(repair, &mut |finding| note(&finding.text))
         .map_err(|error| {
-            if is_snapshot_table(&error) {
-                crate::report::error(format_args!(
-                    "ERROR failed to read the snapshot table: {}",
-                    words(&error)
-                ));
-            }
+            tell_snapshot_table(&error);
             Failure::new(format!("Check failed: {}", reason(&error)))
         })
 }
 
-fn is_snapshot_table(error: &Error) -> bool {
-    matches!(
-        error,
+/// Says that it was the snapshot table that stopped the check, if it was.
+fn tell_snapshot_table(error: &Error) {
+    match error {
         Error::Malformed {
             structure: "snapshot table" | "snapshot table entry",
             ..
-        }
-    )
+        } => crate::report::error(format_args!(
+            "ERROR failed to read the snapshot table: {}",
+            words(error)
+        )),
+        Error::TooLarge {
+            what: "number of snapshots",
+            value,
+            limit,
+        } => crate::report::error(format_args!(
+            "ERROR snapshot table too large\nYou can force-remove all {} overhanging snapshots \
+             with {} check -r all",
+            value.saturating_sub(*limit),
+            repair_tool()
+        )),
+        _ => {}
+    }
 }
 
 fn print(report: &CheckReport) {

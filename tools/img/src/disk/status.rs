@@ -81,8 +81,8 @@ fn raw(storage: &dyn Storage, offset: u64, length: u64) -> Result<Status> {
             ..Status::zero(run(start))
         },
         Some((_, end)) => {
-            // The file's last sector may be part of it only.
-            let end = end.next_multiple_of(512);
+            // Around the page cache the rest of the last block is read along.
+            let end = end.next_multiple_of(storage.alignment() as u64);
             Status::data(run(end), Some(offset))
         }
     })

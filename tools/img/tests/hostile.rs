@@ -167,4 +167,11 @@ fn a_creation_that_fails_leaves_no_file() {
     std::fs::write(dir.path().join("e"), b"old").unwrap();
     create("e", &["-f", "raw", "-o", "preallocation=full"]);
     assert!(dir.path().join("e").exists());
+    // It was emptied, and what there is of an image would not open.
+    create("e", &["-f", "qcow2", "-o", "preallocation=full"]);
+    assert!(!dir.path().join("e").exists());
+    // Known to be impossible before anything changes.
+    std::fs::write(dir.path().join("e"), b"old").unwrap();
+    create("e", &["-f", "qcow2", "-o", "cluster_size=1000"]);
+    assert_eq!(std::fs::read(dir.path().join("e")).unwrap(), b"old");
 }

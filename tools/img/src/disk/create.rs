@@ -18,8 +18,9 @@ use crate::fail;
 use crate::options::Values;
 use crate::report::{Failure, Outcome, errno_text};
 
-/// Makes the image `name` as `values` say. Files that were made for nothing are removed; one that
-/// was there before stays, empty.
+/// Makes the image `name` as `values` say. Files that were made for nothing are removed, and those
+/// that were emptied for nothing too, but for raw images, as QEMU has it. One that was there before
+/// stays as it is if the options alone show that nothing can come of it.
 ///
 /// # Errors
 /// In qemu's words; code 27 (EFBIG) marks an image that is too large for its format.
@@ -39,7 +40,7 @@ pub fn create(name: &str, format: Format, values: &Values) -> Outcome<()> {
     done
 }
 
-/// An empty file; `made` hears of one that was not there before.
+/// An empty file; `made` hears of it unless it is a device.
 fn new_file(path: &str, made: &mut Vec<String>) -> Outcome<Arc<dyn Storage>> {
     let options = FileOptions {
         write: true,
@@ -59,6 +60,7 @@ fn new_file(path: &str, made: &mut Vec<String>) -> Outcome<Arc<dyn Storage>> {
         })?;
         if file.grows_with_zeroes() {
             file.set_len(0).map_err(|error| uncreated(path, &error))?;
+            made.push(path.into());
         }
         return Ok(Arc::new(file));
     }
@@ -98,7 +100,11 @@ fn raw(path: &str, values: &Values, made: &mut Vec<String>) -> Outcome<()> {
     if mode == Preallocation::Metadata {
         fail!("Unsupported preallocation mode 'metadata'");
     }
+    let there = Path::new(path).exists();
     let file = new_file(path, made)?;
+    if there {
+        made.clear();
+    }
     let size = size(values).next_multiple_of(512);
     if !file.grows_with_zeroes() && file.len().is_ok_and(|len| len < size) {
         fail!("Cannot grow device files");

@@ -2,6 +2,7 @@
 
 use crate::create::CreateOptions;
 use crate::error::Result;
+use crate::map::MapRun;
 use crate::node::Node;
 
 /// Bytes of a file.
@@ -81,7 +82,8 @@ fn data_bytes(source: Option<&Node>, size: u64, cluster: u64) -> Result<u64> {
     let Some(source) = source else { return Ok(0) };
     let (mut at, mut bytes, mut counted_to) = (0, 0, 0);
     while at < size {
-        let run = source.map(at, size - at, None)?;
+        let mut run = source.map(at, size - at, None)?;
+        leave_out_holes(source, &mut run);
         if run.data {
             let start = (at / cluster * cluster).max(counted_to);
             let end = (at + run.length).next_multiple_of(cluster);
@@ -91,4 +93,20 @@ fn data_bytes(source: Option<&Node>, size: u64, cluster: u64) -> Result<u64> {
         at += run.length;
     }
     Ok(bytes)
+}
+
+/// Holes of preallocated images are no data.
+fn leave_out_holes(source: &Node, run: &mut MapRun) {
+    let (true, Some(host)) = (run.data, run.offset) else {
+        return;
+    };
+    let mut below = None;
+    for _ in 0..run.depth {
+        below = below.as_deref().unwrap_or(source).backing();
+    }
+    let image = below.as_deref().unwrap_or(source).as_qcow2();
+    if let Some(image) = image.filter(|image| image.is_preallocated()) {
+        let (hole, length) = image.is_hole(host, run.length);
+        (run.data, run.length) = (!hole, length);
+    }
 }

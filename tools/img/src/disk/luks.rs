@@ -64,6 +64,7 @@ pub(super) fn new_volume(values: &Values, prefix: &str) -> Outcome<NewVolume> {
 }
 
 fn cipher_spec(values: &Values, prefix: &str) -> Outcome<CipherSpec> {
+    check_algorithms(values, prefix)?;
     let text = |name: &str| values.text(&format!("{prefix}{name}"));
     let cipher = text("cipher-alg").unwrap_or("aes-256");
     let mode = text("cipher-mode").unwrap_or("xts");
@@ -76,6 +77,53 @@ fn cipher_spec(values: &Values, prefix: &str) -> Outcome<CipherSpec> {
         cipher: Cipher::from_name(cipher).map_err(luks_failure)?,
         mode: Mode::from_name(&mode).map_err(luks_failure)?,
     })
+}
+
+/// What qemu-img knows by name, of which the LUKS crate has less.
+const ALGORITHMS: [(&str, &[&str]); 5] = [
+    (
+        "cipher-alg",
+        &[
+            "aes-128",
+            "aes-192",
+            "aes-256",
+            "des",
+            "3des",
+            "cast5-128",
+            "serpent-128",
+            "serpent-192",
+            "serpent-256",
+            "twofish-128",
+            "twofish-192",
+            "twofish-256",
+            "sm4",
+        ],
+    ),
+    ("cipher-mode", &["ecb", "cbc", "xts", "ctr"]),
+    ("ivgen-alg", &["plain", "plain64", "essiv"]),
+    ("ivgen-hash-alg", HASHES),
+    ("hash-alg", HASHES),
+];
+const HASHES: &[&str] = &[
+    "md5",
+    "sha1",
+    "sha224",
+    "sha256",
+    "sha384",
+    "sha512",
+    "ripemd160",
+    "sm3",
+];
+
+fn check_algorithms(values: &Values, prefix: &str) -> Outcome<()> {
+    for (name, known) in ALGORITHMS {
+        if let Some(value) = values.text(&format!("{prefix}{name}"))
+            && !known.contains(&value)
+        {
+            fail!("Parameter '{name}' does not accept value '{value}'");
+        }
+    }
+    Ok(())
 }
 
 /// How long PBKDF2 shall take.
@@ -175,8 +223,9 @@ impl HeaderStorage for Part<'_> {
 /// # Errors
 /// For algorithms that are not supported, and without the name of a secret, as qemu-img has it.
 pub fn new_volume_area(values: &Values) -> Outcome<u64> {
+    let spec = cipher_spec(values, "")?;
     if values.text("key-secret").is_none() {
         fail!("Parameter 'key-secret' is required for cipher");
     }
-    Ok(strata_luks::header_area_len(cipher_spec(values, "")?))
+    Ok(strata_luks::header_area_len(spec))
 }

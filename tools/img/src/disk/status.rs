@@ -93,7 +93,11 @@ fn qcow2(image: &Image, offset: u64, length: u64) -> Result<Status> {
     let plain = |host: u64| (!image.is_encrypted()).then_some(host);
     Ok(match extent {
         Extent::Data { offset: host } if !image.is_encrypted() && image.is_preallocated() => {
-            preallocated(image, host, length)
+            let (zero, length) = image.is_hole(host, length);
+            Status {
+                zero,
+                ..Status::data(length, Some(host))
+            }
         }
         Extent::Data { offset: host } => Status::data(length, plain(host)),
         Extent::Zero { host } => Status {
@@ -119,25 +123,6 @@ fn qcow2(image: &Image, offset: u64, length: u64) -> Result<Status> {
             }
         }
     })
-}
-
-/// Clusters of an image that was preallocated: those without anything but a hole of the file are
-/// known to be zero. Others are data as a whole, whatever holes a short write left in them.
-fn preallocated(image: &Image, host: u64, length: u64) -> Status {
-    let data = Status::data(length, Some(host));
-    let cluster = image.geometry().cluster_size();
-    let (zero, end) = match image.data_storage().next_data(host) {
-        // Whoever reads it sees the error.
-        Err(_) => return data,
-        Ok(None) => (true, u64::MAX),
-        Ok(Some((start, _))) if start - start % cluster > host => (true, start - start % cluster),
-        Ok(Some((_, end))) => (false, end.next_multiple_of(cluster)),
-    };
-    Status {
-        length: end.saturating_sub(host).min(length),
-        zero,
-        ..data
-    }
 }
 
 /// The status of a range through the whole chain below `top`, or through it down to `base` but

@@ -134,7 +134,7 @@ fn measure(format: Format, values: &Values, source: Option<&Disk>) -> Outcome<Me
 fn qcow2(values: &Values, size: u64, source: Option<&Disk>) -> Outcome<Measure> {
     let mut options = CreateOptions {
         size,
-        ..qcow2_options(values)?
+        ..qcow2_options(&that_count(values)?)?
     };
     if values.text("data_file").is_some() {
         let nowhere = Arc::new(strata_qcow2::storage::MemoryStorage::default());
@@ -161,6 +161,33 @@ fn qcow2(values: &Values, size: u64, source: Option<&Disk>) -> Outcome<Measure> 
         fully_allocated: measured.fully_allocated,
         bitmaps,
     })
+}
+
+/// Those of the options that the size depends on: others are not looked at, nor is it refused what
+/// could not be created.
+fn that_count(values: &Values) -> Outcome<Values> {
+    let preallocation = values.text("preallocation");
+    if let Some(mode) = preallocation
+        && super::preallocation(mode).is_err()
+    {
+        fail!("invalid parameter value: {mode}");
+    }
+    if let Some(level) = values.text("compat")
+        && !["0.10", "v2", "1.1", "v3"].contains(&level)
+    {
+        fail!("Invalid compatibility level: '{level}'");
+    }
+    let preallocated = preallocation.is_some_and(|mode| mode != "off");
+    Ok(values.only(|name| match name {
+        // What of it is to be had from a backing file is decided when there is an image.
+        "backing_file" => !preallocated,
+        "size" | "cluster_size" | "extended_l2" | "preallocation" | "compat" | "refcount_bits" => {
+            true
+        }
+        // An image without its data is as small as creation makes it.
+        "data_file" | "encryption" => true,
+        _ => name.starts_with("encrypt."),
+    }))
 }
 
 fn print(measure: &Measure, output: Output) {

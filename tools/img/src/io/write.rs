@@ -101,6 +101,10 @@ fn perform(
 /// Compressed data goes in whole clusters.
 fn compressed(disk: &Disk, buf: &[u8], offset: u64) -> strata_qcow2::Result<()> {
     let step = disk.cluster_size().unwrap_or(65536) as usize;
+    if buf.is_empty() {
+        // Still asks whether it could be.
+        return disk.write_compressed(buf, offset);
+    }
     let mut at = offset;
     for cluster in buf.chunks(step) {
         disk.write_compressed(cluster, at)?;

@@ -49,6 +49,16 @@ impl Values {
         Ok(())
     }
 
+    /// The options whose names `keep` accepts.
+    #[must_use]
+    pub fn only(&self, keep: impl Fn(&str) -> bool) -> Self {
+        let kept = |(name, _): &&(String, String)| keep(name);
+        Self {
+            table: self.table.clone(),
+            given: self.given.iter().filter(kept).cloned().collect(),
+        }
+    }
+
     /// Whether the table has this option.
     pub fn knows(&self, name: &str) -> bool {
         self.entry(name).is_some()

@@ -5,97 +5,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A failed step is a failed test.
 
-use std::os::unix::fs::symlink;
-use std::path::Path;
-use std::process::Command;
+mod pair;
 
-/// What one line of a script said.
-#[derive(Debug, PartialEq, Eq)]
-struct Said {
-    stdout: String,
-    stderr: String,
-    code: Option<i32>,
-}
-
-fn qemu_is_there() -> bool {
-    let version = Command::new("qemu-img").arg("--version").output();
-    let there = version.is_ok_and(|v| v.stdout.starts_with(b"qemu-img version 10."));
-    if !there {
-        eprintln!("skipped: qemu-utils 10 is not installed");
-    }
-    there
-}
-
-/// Words separated by blanks; single quotes keep blanks together.
-fn words(line: &str) -> Vec<String> {
-    let mut words = vec![String::new()];
-    let mut quoted = false;
-    for c in line.chars() {
-        match c {
-            '\'' => quoted = !quoted,
-            ' ' if !quoted => words.push(String::new()),
-            c => words.last_mut().unwrap().push(c),
-        }
-    }
-    words.retain(|word| !word.is_empty());
-    words
-}
-
-fn run(bin: Option<&Path>, dir: &Path, line: &str) -> Said {
-    let words = words(line);
-    let program = bin.map_or_else(|| words[0].clone().into(), |bin| bin.join(&words[0]));
-    let output = Command::new(program)
-        .args(&words[1..])
-        .current_dir(dir)
-        .env("TZ", "UTC")
-        .output()
-        .unwrap();
-    let text = |bytes: &[u8]| steady(&String::from_utf8_lossy(bytes));
-    Said {
-        stdout: text(&output.stdout),
-        stderr: text(&output.stderr),
-        code: output.status.code(),
-    }
-}
-
-/// Leaves out what differs from run to run: times, random numbers, space on the host.
-fn steady(text: &str) -> String {
-    let varies = [
-        "disk size:",
-        "file length:",
-        "\"actual-size\"",
-        "uuid",
-        "iters",
-        " ops; ",
-        "-sec\"",
-        "Run completed in",
-        "date-",
-    ];
-    let mut kept = String::new();
-    // How long a file is depends on where its last cluster went.
-    let of_file = |line: &str| line.starts_with("                \"virtual-size\"");
-    let hint = |line: &str| line.starts_with("Try 'qemu-img");
-    for line in text.lines().filter(|line| !hint(line) && !of_file(line)) {
-        let cut = varies.iter().filter_map(|word| line.find(word)).min();
-        kept.push_str(&undated(&line[..cut.unwrap_or(line.len())]));
-        kept.push('\n');
-    }
-    kept
-}
-
-/// Snapshots are taken in two directories one after the other, on both sides of a second's end.
-fn undated(line: &str) -> String {
-    const SHAPE: &str = "0000-00-00 00:00:00";
-    let is_date = |at: &usize| {
-        let shape = |c: char| if c.is_ascii_digit() { '0' } else { c };
-        let there = line.get(*at..*at + SHAPE.len());
-        there.is_some_and(|text| text.chars().map(shape).eq(SHAPE.chars()))
-    };
-    match (0..line.len()).find(is_date) {
-        Some(at) => format!("{}{SHAPE}{}", &line[..at], &line[at + SHAPE.len()..]),
-        None => line.into(),
-    }
-}
+use pair::{Pair, qemu_is_there, undated};
 
 #[test]
 fn dates_do_not_differ() {
@@ -111,15 +23,9 @@ fn compare(script: &[&str]) {
     if !qemu_is_there() {
         return;
     }
-    let root = tempfile::tempdir().unwrap();
-    let [bin, ours, theirs] = ["bin", "ours", "theirs"].map(|name| root.path().join(name));
-    for dir in [&bin, &ours, &theirs] {
-        std::fs::create_dir(dir).unwrap();
-    }
-    symlink(env!("CARGO_BIN_EXE_strata-img"), bin.join("qemu-img")).unwrap();
-    symlink(env!("CARGO_BIN_EXE_strata-io"), bin.join("qemu-io")).unwrap();
+    let pair = Pair::new();
     for line in script {
-        let (ours, theirs) = (run(Some(&bin), &ours, line), run(None, &theirs, line));
+        let [ours, theirs] = pair.run(line);
         assert_eq!(ours, theirs, "left: ours, right: QEMU's, of: {line}");
     }
 }
@@ -372,6 +278,11 @@ fn io_commands() {
         "qemu-io -c 'open a' a",
         "qemu-io -c 'write -c 640k 64k' -c 'write -c 1 64k' -c 'read -P 0xcd 640k 64k' a",
         "qemu-io -c 'write 512k 64k' -c 'write -c 512k 64k' a",
+        "qemu-img create -q -f qcow2 -o preallocation=metadata full 256k",
+        "qemu-io -c 'write -c 64k 64k' full",
+        "qemu-io -c 'write -c 0 512k' -c 'read -P 0 0 256k' full",
+        "qemu-img create -q -f qcow2 empty 256k",
+        "qemu-io -c 'write -c 0 512k' -c 'read -P 0 0 256k' empty",
         "qemu-img create -q -f raw plain 1M",
         "qemu-io -f raw -c 'write -c 0 0' -c 'write -c 0 64k' plain",
         "qemu-io -c 'write -b 0 64k' -c 'read -b -P 0xcd 0 64k' a",

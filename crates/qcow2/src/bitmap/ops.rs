@@ -142,6 +142,7 @@ impl Image {
     /// # Errors
     /// As [`Image::clear_bitmap`].
     pub fn merge_bitmap(&self, target: &str, from: &Image, source: &str) -> Result<()> {
+        usable(&self.load_bitmaps(&mut self.lock())?, target)?;
         let source = {
             let list = from.load_bitmaps(&mut from.lock())?;
             Arc::clone(usable(&list, source)?)

@@ -118,7 +118,18 @@ impl Image {
         self.overwrite_unchecked(offset, length)
     }
 
-    /// The same, if it can be told without waiting for a lock or an L2 table; else None, and
+    /// Whether plain data of this disk alone, and of no snapshot, lies at the guest `offset`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`], [`Error::Malformed`], [`Error::Io`].
+    pub fn is_sole_data(&self, offset: u64) -> Result<bool> {
+        self.check_range(offset, 1)?;
+        let _entered = self.entered();
+        let run = self.run(offset, 1)?;
+        Ok(self.in_place(&run, offset).is_some())
+    }
+
+    /// The same as [`Image::overwrite`], if it can be told without waiting for a lock or an L2 table; else None, and
     /// [`Image::write_at`] does it. With dirty bitmaps enabled, marking takes theirs.
     ///
     /// # Errors

@@ -287,7 +287,7 @@ fn check(options: &CreateOptions, data_file: bool) -> Outcome<()> {
     {
         fail!(
             "Backing file and preallocation can only be used at the same time if extended_l2 is \
-             enabled"
+             on"
         );
     }
     if options.lazy_refcounts && old {

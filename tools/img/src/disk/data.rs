@@ -186,7 +186,7 @@ impl Disk {
         self.check_write(offset, buf.len() as u64)?;
         match self.image() {
             // QEMU's rule: a cluster that holds plain data is not replaced.
-            Some(image) if !buf.is_empty() && image.overwrite(offset, 1)?.is_some() => {
+            Some(image) if !buf.is_empty() && image.is_sole_data(offset)? => {
                 let length = buf.len() as u64;
                 let source = std::io::Error::from_raw_os_error(libc::EIO);
                 Err(Error::Io {
@@ -333,7 +333,8 @@ impl Disk {
         }
     }
 
-    fn check_write(&self, offset: u64, length: u64) -> Result<()> {
+    /// Fails for what can not be written whatever it is.
+    pub fn check_write(&self, offset: u64, length: u64) -> Result<()> {
         if !self.flags.write {
             return Err(Error::ReadOnly);
         }

@@ -105,6 +105,7 @@ fn compressed(disk: &Disk, buf: &[u8], offset: u64) -> strata_qcow2::Result<()> 
         // Still asks whether it could be.
         return disk.write_compressed(buf, offset);
     }
+    disk.check_write(offset, buf.len() as u64)?;
     let mut at = offset;
     for cluster in buf.chunks(step) {
         disk.write_compressed(cluster, at)?;

@@ -248,6 +248,17 @@ fn play(seed: u64, steps: usize) {
         script.push(line.clone());
         let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let [ours, theirs] = pair.run(&line);
+            if line.contains("check")
+                && theirs.stderr.starts_with("Leaked")
+                && ours.stderr.is_empty()
+            {
+                // Where there are bitmaps, QEMU's may free what its own check calls clean, and
+                // write them elsewhere.
+                let info = run(None, &pair.ours(), &format!("qemu-img info {image}"));
+                assert!(line.contains("-r ") && info.stdout.contains("bitmaps:"));
+                judge(&pair, image);
+                return copy(&pair.ours(), &pair.theirs());
+            }
             if theirs.stderr.contains("Lost persistent bitmaps") {
                 // QEMU's finds no memory for a bitmap of an empty disk.
                 assert_eq!(ours.code, Some(0));

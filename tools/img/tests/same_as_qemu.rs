@@ -363,6 +363,26 @@ fn holes_of_preallocated_images() {
     ]);
 }
 
+/// Clusters 5 and 6 have data; the refcounts are in cluster 2. Only a repair of all goes on where a
+/// cluster in use counts as free.
+#[test]
+fn leaks_are_not_freed_by_refcounts_that_are_wrong() {
+    compare(&[
+        "qemu-img create -q -f qcow2 a 1M",
+        "qemu-io -c 'write 0 128k' a",
+        "qemu-io -f raw -c 'truncate 1M' -c 'write -P 1 131092 2' a",
+        "qemu-img check a",
+        "qemu-img check -r leaks a",
+        "qemu-io -f raw -c 'write -P 1 131092 2' a",
+        "qemu-io -f raw -c 'write -P 0 131084 2' a",
+        "qemu-img check a",
+        "qemu-img check -r leaks a",
+        "qemu-img check --output=json -r leaks a",
+        "qemu-img check a",
+        "qemu-io -c 'read -P 0xcd 0 128k' a",
+    ]);
+}
+
 #[test]
 fn snapshots_are_not_applied_under_bitmaps() {
     compare(&[

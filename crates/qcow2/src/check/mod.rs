@@ -111,7 +111,8 @@ impl Image {
     /// [`crate::Error::Io`], or [`crate::Error::ReadOnly`] when repair is asked of a read-only
     /// image; [`crate::Error::Malformed`] or [`crate::Error::TooLarge`] if the snapshot table
     /// (unless all is to be repaired) or the bitmap directory can not be read, so that what
-    /// belongs to them is not known. What else is wrong with the image is not an error but in the
+    /// belongs to them is not known, or if leaks are to be freed by refcounts that only a repair of
+    /// all can set right. What else is wrong with the image is not an error but in the
     /// report.
     pub fn check(&self, repair: Repair, tell: &mut dyn FnMut(&Finding)) -> Result<CheckReport> {
         let mut state = if repair == Repair::Nothing {

@@ -69,6 +69,11 @@ impl Image {
             self.compare_refcounts(state, &counts, &mut again)?;
             findings.report.corruptions = again.report.corruptions;
             findings.report.corruptions_fixed += before.saturating_sub(again.report.corruptions);
+        } else if findings.rebuild || uncovered {
+            let text = "ERROR need to rebuild refcount structures";
+            findings.add(FindingKind::CheckError, text.into());
+            let table = state.header.refcount_table_offset;
+            return Err(Error::malformed("refcount table", table, "must be rebuilt"));
         } else {
             self.correct(state, repair, &wrong.refcounts, findings)?;
         }

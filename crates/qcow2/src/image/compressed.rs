@@ -5,6 +5,7 @@ use super::state::State;
 use crate::compress;
 use crate::error::{Error, Result};
 use crate::format::entry::L2Entry;
+use crate::node::Node;
 
 impl Image {
     /// Writes one whole cluster (or what the disk has of its last one) compressed, or plainly if
@@ -15,8 +16,11 @@ impl Image {
     /// images and external data files; else as [`Image::write_at`].
     pub fn write_compressed(&self, data: &[u8], offset: u64) -> Result<()> {
         self.check_write(offset, data.len() as u64)?;
+        // Asked once: the disk may shrink meanwhile.
+        let end = self.size();
+        Node::check_range(offset, data.len() as u64, end)?;
         let size = self.geometry.cluster_size();
-        let whole = (self.size() - offset).min(size);
+        let whole = (end - offset).min(size);
         if self.geometry.in_cluster(offset) != 0 || data.len() as u64 != whole || data.is_empty() {
             return Err(Error::Invalid(
                 "compressed data is written by whole clusters".into(),

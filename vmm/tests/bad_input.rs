@@ -205,7 +205,11 @@ fn disks_that_can_not_be() {
     std::fs::write(&raw, [0; 4096]).unwrap();
     let raw = raw.display().to_string();
     for (disk, words) in [
-        ("/nonexistent/d".to_owned(), &["/nonexistent/d"][..]),
+        (
+            "/nonexistent/d".to_owned(),
+            &["/nonexistent/d", "create it"][..],
+        ),
+        ("/tmp".to_owned(), &["/tmp", "name a file"]),
         (format!("{raw},format=qcow2"), &[&raw, "not qcow2", "raw"]),
         (base.clone(), &[&base, "looks like qcow2", "format=qcow2"]),
         (
@@ -269,6 +273,7 @@ fn networks_that_can_not_be() {
             &["sixteencharacter", "15 characters"],
         ),
         (&["--net", "fd=999"], &["999", "open it"]),
+        (&["--net", "fd=0"], &["descriptor 0 ", "IFF_TAP"]),
         (
             &["--net", "user,mac=01:00:5e:00:00:01"],
             &["01:00:5e:00:00:01", "multicast", "52:54:00"],

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum Error {
     /// The file can not be opened.
-    #[error("cannot open the disk image {path}: {source}")]
+    #[error("cannot open the disk image {path}: {source}{}", remedy(source))]
     Open {
         /// The file.
         path: PathBuf,
@@ -109,4 +109,17 @@ pub enum Error {
         /// The operating system's reason.
         source: io::Error,
     },
+}
+
+/// What to do about a file that can not be opened.
+fn remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotFound => "; create it, or name another",
+        io::ErrorKind::IsADirectory => "; name a file or a block device",
+        io::ErrorKind::PermissionDenied => {
+            "; ask its owner for access, or open it read-only if that is allowed"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => "; open it read-only",
+        _ => "",
+    }
 }

@@ -41,8 +41,11 @@ pub enum Error {
         /// The tap.
         name: String,
     },
-    /// Another program has the tap open.
-    #[error("the tap {name} is in use by another program; end that one or name another tap")]
+    /// Another program, or this one, has the tap open.
+    #[error(
+        "the tap {name} is in use by another program, or by another card of this one; end that \
+         use, or name another tap"
+    )]
     TapBusy {
         /// The tap.
         name: String,

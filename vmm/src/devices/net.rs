@@ -1,7 +1,6 @@
 //! Network cards: connected as the configuration says, and put on the PCI bus.
 
 use std::cell::RefCell;
-use std::os::fd::OwnedFd;
 
 use strata_net::{
     Backend, Card, CardConfig, InterfaceName, Link, MacAddr, Passt, Tap, bridge, stream_backend,
@@ -128,11 +127,7 @@ fn connect(config: &NetConfig, mac: MacAddr) -> Result<HostEnd, Error> {
         });
     }
     let tap = match config.fd {
-        Some(fd) => {
-            let fd = sys::inherited(fd).map_err(|source| Error::InheritedFd { fd, source })?;
-            let fds: Vec<OwnedFd> = vec![fd];
-            Tap::from_fds(fds)?
-        }
+        Some(fd) => handed_over(fd)?,
         None => Tap::open(config.tap.as_ref().and_then(TapName::named), config.queues)?,
     };
     let name = tap.name().clone();
@@ -165,4 +160,16 @@ fn on_tap(tap: Tap, config: &NetConfig) -> Result<Backend, Error> {
         }
     }
     Ok(backend)
+}
+
+/// The tap behind a descriptor that strata was started with.
+fn handed_over(fd: i32) -> Result<Tap, Error> {
+    let own = sys::inherited(fd).map_err(|source| Error::InheritedFd { fd, source })?;
+    Tap::from_fds(vec![own]).map_err(|error| match error {
+        // By the number that the user knows.
+        strata_net::Error::NotATapFd { reason, .. } => {
+            strata_net::Error::NotATapFd { fd, reason }.into()
+        }
+        error => error.into(),
+    })
 }

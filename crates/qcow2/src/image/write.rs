@@ -129,8 +129,9 @@ impl Image {
         Ok(self.in_place(&run, offset).is_some())
     }
 
-    /// The same as [`Image::overwrite`], if it can be told without waiting for a lock or an L2 table; else None, and
-    /// [`Image::write_at`] does it. With dirty bitmaps enabled, marking takes theirs.
+    /// The same as [`Image::overwrite`], if it can be told without waiting for a lock or an L2
+    /// table; else None, and [`Image::write_at`] does it. With dirty bitmaps enabled, marking takes
+    /// theirs.
     ///
     /// # Errors
     /// As [`Image::overwrite`].

@@ -21,6 +21,9 @@ const DEFAULTS: [(&str, &str); 3] = [
 /// What an idle guest uses at most in half a second.
 const IDLE: Duration = Duration::from_millis(50);
 
+/// How long a guest may take to echo what is typed.
+const PROBE_TIME: Duration = Duration::from_secs(20);
+
 /// A guest whose console the test holds. It ends with its level 1.
 pub struct Guest<'a> {
     level1: &'a Level1,
@@ -57,7 +60,30 @@ impl<'a> Guest<'a> {
     /// Waits until the console says `text`, and gives all that it said up to there.
     #[track_caller]
     pub fn wait_for(&mut self, text: &str) -> String {
-        ok(self.process.wait_for(text, PATIENCE))
+        let said = self.process.wait_for(text, PATIENCE);
+        said.unwrap_or_else(|error| {
+            eprintln!("{error}");
+            panic!("{}", self.vital_signs())
+        })
+    }
+
+    /// What tells a guest that hangs by the emulator's fault (tools/lab/README.md) from one that
+    /// waits for a device: the latter echoes what is typed.
+    fn vital_signs(&mut self) -> String {
+        const PROBE: &str = "are you there";
+        let typed = self.process.write(PROBE.as_bytes());
+        let echoed = typed.and_then(|()| self.process.wait_for(PROBE, PROBE_TIME));
+        let before = self.cpu_time();
+        sleep(Duration::from_secs(1));
+        format!(
+            "the guest {} what is typed, and takes {:?} of CPU time a second",
+            if echoed.is_ok() {
+                "echoes"
+            } else {
+                "does not echo"
+            },
+            self.cpu_time() - before
+        )
     }
 
     /// Types a command line.

@@ -221,6 +221,10 @@ mod tests {
                 "a,format=qcow2,encrypt.key-secret=s,encrypt.key-secret=s",
                 "said twice",
             ),
+            (
+                "a,format=qcow2,encrypt.key-secret",
+                "encrypt.key-secret needs a value",
+            ),
             ("a,path.x=s", "path"),
         ] {
             let refused = text.parse::<DiskConfig>().unwrap_err();

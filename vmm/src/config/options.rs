@@ -77,7 +77,7 @@ pub(crate) fn from_table<T: Options>(table: Map<String, Value>) -> Result<T, Str
     let table = Value::Object(table);
     let mut options = T::deserialize(&table).map_err(|error| {
         let said = error.to_string();
-        explain(&said, blamed::<T>(&table, &said).unwrap_or_default())
+        explain(&said, &blamed::<T>(&table, &said).unwrap_or_default())
     })?;
     options.check()?;
     options.fill();
@@ -86,9 +86,8 @@ pub(crate) fn from_table<T: Options>(table: Map<String, Value>) -> Result<T, Str
 
 /// The key without which there is another error, or none. Before the first that is wrong there are
 /// only keys that `T` has, so that few are tried.
-fn blamed<'a, T: Options>(table: &'a Value, said: &str) -> Option<&'a str> {
-    let mut keys = table.as_object()?.keys().map(String::as_str);
-    keys.find(|key| {
+fn blamed<T: Options>(table: &Value, said: &str) -> Option<String> {
+    let (key, value) = table.as_object()?.iter().find(|(key, _)| {
         let mut others = table.clone();
         others
             .as_object_mut()
@@ -96,6 +95,12 @@ fn blamed<'a, T: Options>(table: &'a Value, said: &str) -> Option<&'a str> {
         T::deserialize(&others)
             .err()
             .is_none_or(|error| error.to_string() != said)
+    })?;
+    // Of a table within, the switch that is none.
+    let mut inner = value.as_object().into_iter().flatten();
+    Some(match inner.find(|(_, value)| value.as_bool().is_some()) {
+        Some((name, _)) => format!("{key}.{name}"),
+        None => key.clone(),
     })
 }
 

@@ -193,6 +193,53 @@ fn every_thread_reads_what_it_wrote() {
     }
 }
 
+/// Zeroes for a part of a cluster without data may flag all of it, but not once another part has
+/// got data.
+#[test]
+fn zeroes_leave_what_is_written_beside_them() {
+    const SECTOR: u64 = 512;
+    const THREADS: u64 = 3;
+    const SIZE: u64 = 512 << 10;
+    for options in shapes(SIZE) {
+        // Sectors of one cluster, where it has so many, and of one subcluster else.
+        let clusters = SIZE / options.cluster_size;
+        let (_dir, path, image) = made(&options);
+        for round in 0..rounds() / 20 {
+            image.discard(0, SIZE).unwrap();
+            thread::scope(|scope| {
+                for thread in 0..THREADS {
+                    let (image, options) = (&image, &options);
+                    scope.spawn(move || {
+                        for cluster in 0..clusters {
+                            let at = cluster * options.cluster_size + thread * SECTOR;
+                            if at + SECTOR > SIZE {
+                                break;
+                            }
+                            if thread == (cluster + round) % THREADS {
+                                image.write_at(&[7; SECTOR as usize], at).unwrap();
+                            } else if options.cluster_size > SECTOR {
+                                image.write_zeroes(at, SECTOR, true).unwrap();
+                            }
+                        }
+                    });
+                }
+            });
+            for cluster in 0..clusters {
+                let at = cluster * options.cluster_size + (cluster + round) % THREADS * SECTOR;
+                let mut seen = [0; SECTOR as usize];
+                image.read_at(&mut seen, at.min(SIZE - SECTOR)).unwrap();
+                assert!(
+                    at >= SIZE || seen == [7; SECTOR as usize],
+                    "round {round}, {at:#x}"
+                );
+            }
+        }
+        is_sound(&image);
+        image.close().unwrap();
+        qemu_check(&path);
+    }
+}
+
 #[test]
 fn of_overlapping_writes_each_sector_is_one() {
     const SIZE: u64 = 96 << 10;

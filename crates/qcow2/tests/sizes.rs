@@ -194,3 +194,44 @@ fn writes_do_not_outlive_a_cut() {
         qemu_check(&path);
     }
 }
+
+/// Requests up to the end of the disk may take the rest of its last cluster along, but not once
+/// the disk has grown and that holds data.
+#[test]
+fn requests_up_to_an_old_end_leave_what_is_written_behind_it() {
+    for options in shapes(64 * KIB) {
+        let cluster = options.cluster_size;
+        let end = 64 * KIB + 512;
+        let start = end - end % cluster;
+        let (_dir, path, image) = made(&options);
+        image.resize(end, Preallocation::Off).unwrap();
+        for round in 0..rounds() / 5 {
+            let stop = AtomicBool::new(false);
+            thread::scope(|scope| {
+                for number in 0..3 {
+                    let (image, stop) = (&image, &stop);
+                    scope.spawn(move || {
+                        let length = end - start;
+                        while !stop.load(Ordering::Relaxed) {
+                            let _ = match number {
+                                0 => image.write_zeroes(start, length, true),
+                                1 => image.discard(start, length),
+                                _ => image.write_compressed(&[6; 512][..length as usize], start),
+                            };
+                        }
+                    });
+                }
+                thread::sleep(std::time::Duration::from_micros(round % 400));
+                image.resize(end + 512, Preallocation::Off).unwrap();
+                image.write_at(&[7; 512], end).unwrap();
+                thread::sleep(std::time::Duration::from_micros(100));
+                stop.store(true, Ordering::Relaxed);
+            });
+            reads_as(&image, 7, end, 512);
+            image.resize(end, Preallocation::Off).unwrap();
+        }
+        is_sound(&image);
+        image.close().unwrap();
+        qemu_check(&path);
+    }
+}

@@ -170,6 +170,7 @@ impl Image {
         &self,
         change: impl FnOnce(&mut Vec<Arc<Bitmap>>, u64) -> Result<()>,
     ) -> Result<()> {
+        let _held = self.hold_size();
         let mut state = self.lock_alone()?;
         let state = &mut *state;
         if state.header.version < 3 {

@@ -77,6 +77,7 @@ impl Image {
     /// # Errors
     /// As [`Image::write_at`].
     pub fn make_empty(&self) -> Result<()> {
+        let _held = self.hold_size();
         self.check_write(0, 0)?;
         let end = self.size().next_multiple_of(self.geometry.cluster_size());
         self.drop_clusters(0, end)?;

@@ -5,7 +5,6 @@ use super::state::State;
 use crate::compress;
 use crate::error::{Error, Result};
 use crate::format::entry::L2Entry;
-use crate::node::Node;
 
 impl Image {
     /// Writes one whole cluster (or what the disk has of its last one) compressed, or plainly if
@@ -15,12 +14,10 @@ impl Image {
     /// [`Error::Invalid`] for data that is not one cluster; [`Error::Unsupported`] for encrypted
     /// images and external data files; else as [`Image::write_at`].
     pub fn write_compressed(&self, data: &[u8], offset: u64) -> Result<()> {
+        let _held = self.hold_size();
         self.check_write(offset, data.len() as u64)?;
-        // Asked once: the disk may shrink meanwhile.
-        let end = self.size();
-        Node::check_range(offset, data.len() as u64, end)?;
         let size = self.geometry.cluster_size();
-        let whole = (end - offset).min(size);
+        let whole = (self.size() - offset).min(size);
         if self.geometry.in_cluster(offset) != 0 || data.len() as u64 != whole || data.is_empty() {
             return Err(Error::Invalid(
                 "compressed data is written by whole clusters".into(),
@@ -49,8 +46,6 @@ impl Image {
         let range = (offset, offset + self.geometry.cluster_size());
         let state = self.lock_to_write()?;
         let mut state = self.wait_for(state, range.0, range.1);
-        // The disk may have shrunk since the range was checked.
-        self.check_range(offset, 1)?;
         self.writable_table(&mut state, offset)?;
         let host = self.allocate_bytes(&mut state, length)?;
         state.in_flight.push(range);

@@ -68,8 +68,9 @@ pub struct Image {
     /// Memory and disk may differ in ways that no later write can mend.
     pub(crate) broken: AtomicBool,
     closed: AtomicBool,
-    /// Held while the disk's size changes, which takes `state` several times.
-    resizing: Mutex<()>,
+    /// Written by what changes the disk's size, which takes `state` several times; read by what
+    /// takes more of the last cluster than the disk has, or stores the size elsewhere.
+    resizing: RwLock<()>,
     /// Lock order: `resizing`, this one, then a set of `l2`.
     state: Mutex<State>,
     /// An allocating write has been linked or given up.

@@ -187,7 +187,7 @@ impl Image {
             closed: AtomicBool::new(false),
             landed: Condvar::new(),
             flushed: Condvar::new(),
-            resizing: Mutex::new(()),
+            resizing: RwLock::new(()),
             state: Mutex::new(State::new(header, file_end)),
         };
         let dirty = image.lock().header.incompatible.has(Incompatible::DIRTY);

@@ -11,7 +11,7 @@ use crate::format::geometry::MAX_L1_BYTES;
 
 impl Image {
     /// Changes the disk's size, in bytes, a multiple of 512. Data past a new end is given up;
-    /// new space reads as zeroes.
+    /// new space reads as zeroes. It is for requests that begin when this has returned.
     ///
     /// # Errors
     /// [`Error::Invalid`], [`Error::TooLarge`]; [`Error::Unsupported`] when the image has
@@ -120,10 +120,10 @@ impl Image {
 
     fn zero_new(&self, old: u64, tail: u64, size: u64) -> Result<()> {
         if old < tail && !self.reads_as_zero(old, tail - old)? {
-            self.write_zeroes(old, tail - old, false)?;
+            self.zero_range(old, tail - old, false)?;
         }
         if tail < size && !self.backing_ends_before(tail) {
-            self.write_zeroes(tail, size - tail, true)?;
+            self.zero_range(tail, size - tail, true)?;
         }
         Ok(())
     }

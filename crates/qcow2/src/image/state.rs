@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError, RwLockReadGuard, RwLockWriteGuard};
 
 use super::Image;
 use super::flush::{FlushCount, Flushing};
@@ -89,9 +89,16 @@ impl Image {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps others from changing the disk's size.
-    pub(crate) fn lock_size(&self) -> MutexGuard<'_, ()> {
-        self.resizing.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The right to change the disk's size.
+    pub(crate) fn lock_size(&self) -> RwLockWriteGuard<'_, ()> {
+        let locked = self.resizing.write();
+        locked.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the disk's size as it is.
+    pub(crate) fn hold_size(&self) -> RwLockReadGuard<'_, ()> {
+        let held = self.resizing.read();
+        held.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The state, ready for changes to the image.

@@ -24,13 +24,27 @@ enum Fate {
     Gone,
 }
 
+/// Whether a subcluster holds no data.
+fn is_vacant(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Unallocated | Kind::UnallocatedIn(_) | Kind::Zero | Kind::ZeroIn(_)
+    )
+}
+
 impl Image {
     /// Makes a guest range read as zeroes; `unmap` allows to free its clusters.
     ///
     /// # Errors
     /// As [`Image::write_at`].
     pub fn write_zeroes(&self, offset: u64, length: u64, unmap: bool) -> Result<()> {
+        let _held = self.hold_size();
         self.check_write(offset, length)?;
+        self.zero_range(offset, length, unmap)
+    }
+
+    /// Zeroes a range that has been checked, of a disk that does not change its size meanwhile.
+    pub(crate) fn zero_range(&self, offset: u64, length: u64, unmap: bool) -> Result<()> {
         let unit = self.geometry.subcluster_size();
         let end = offset + length;
         let low = offset.next_multiple_of(unit).min(end);
@@ -55,23 +69,41 @@ impl Image {
             let start = at - at % unit;
             let next = to.min(start + unit);
             let end = (start + unit).min(self.size());
-            let vacant = matches!(
-                self.extent(at, 1)?.0,
-                Extent::Unallocated | Extent::Zero { .. }
-            );
+            let kind = self.run(at, 1)?.kind;
             let flagged = self.lock().header.version >= 3;
-            if flagged
-                && vacant
+            let done = flagged
+                && is_vacant(kind)
                 && self.zero_through(start, at - start)?
                 && self.zero_through(next, end - next.min(end))?
-            {
-                self.zero_units(start, start + unit, false)?;
-            } else {
+                && self.zero_vacant(start, kind)?;
+            if !done {
                 self.write_at(&vec![0; (next - at) as usize], at)?;
             }
             at = next;
         }
         Ok(())
+    }
+
+    /// Gives a unit the zero flag if it still is without data, as it was seen to be: its other
+    /// bytes may be written meanwhile. Returns false if it is not.
+    fn zero_vacant(&self, start: u64, seen: Kind) -> Result<bool> {
+        let cluster = self.geometry.cluster_start(start);
+        let unit = self.geometry.subcluster_size();
+        let from = start - cluster;
+        let state = self.lock_to_write()?;
+        let mut state = self.wait_for(state, cluster, cluster + self.geometry.cluster_size());
+        let entry = self.entry(&mut state, cluster)?;
+        if entry.kind(&self.geometry, (from / unit) as u32) != seen {
+            return Ok(false);
+        }
+        if self.geometry.extended_l2 {
+            self.flag_subclusters(&mut state, cluster, from, from + unit)?;
+        } else {
+            self.zero_raw(start, start + unit, false)?;
+            self.give_up_locked(&mut state, start, start + unit, Fate::ZeroKept)?;
+        }
+        self.release(state)?;
+        Ok(true)
     }
 
     /// Whether a range reads as zeroes, in this image or below, as far as the tables tell.
@@ -145,23 +177,26 @@ impl Image {
     }
 
     fn zero_subclusters(&self, cluster: u64, from: u64, to: u64) -> Result<()> {
-        let step = self.geometry.subcluster_size();
-        let mask = subcluster_mask((from / step) as u32, (to / step) as u32);
         let state = self.lock_to_write()?;
         let mut state = self.wait_for(state, cluster, cluster + self.geometry.cluster_size());
-        self.check_range(cluster + from, 1)?;
         let entry = self.entry(&mut state, cluster)?;
         if entry.compressed() {
             drop(state);
             let end = (cluster + to).min(self.size());
             return self.write_at(&vec![0; (end - cluster - from) as usize], cluster + from);
         }
-        self.writable_table(&mut state, cluster)?;
-        let entry = self.entry(&mut state, cluster)?;
+        self.flag_subclusters(&mut state, cluster, from, to)
+    }
+
+    fn flag_subclusters(&self, state: &mut State, cluster: u64, from: u64, to: u64) -> Result<()> {
+        let step = self.geometry.subcluster_size();
+        let mask = subcluster_mask((from / step) as u32, (to / step) as u32);
+        self.writable_table(state, cluster)?;
+        let entry = self.entry(state, cluster)?;
         self.tracker.mark(cluster + from, to - from);
         self.zero_raw(cluster + from, cluster + to, true)?;
         let bitmap = self.zeroed(entry.bitmap, mask);
-        self.set_entry(&mut state, cluster, L2Entry { bitmap, ..entry })
+        self.set_entry(state, cluster, L2Entry { bitmap, ..entry })
     }
 
     /// Gives whole clusters up; what part of the range is not a whole cluster stays. They read as
@@ -171,6 +206,7 @@ impl Image {
     /// As [`Image::write_at`]; [`Error::Unsupported`] for version 2 with a backing file, whose
     /// stale data would show.
     pub fn discard(&self, offset: u64, length: u64) -> Result<()> {
+        let _held = self.hold_size();
         self.check_write(offset, length)?;
         let size = self.geometry.cluster_size();
         let end = offset + length;
@@ -289,10 +325,6 @@ impl Image {
             let end = to.min(at.saturating_add(BATCH << self.geometry.cluster_bits));
             let state = self.lock_to_write()?;
             let mut state = self.wait_for(state, at, end);
-            if fate != Fate::Gone {
-                // The disk may have shrunk since the range was checked.
-                self.check_range(at, 1)?;
-            }
             at = self.give_up_locked(&mut state, at, end, fate)?;
             self.release(state)?;
         }

@@ -56,6 +56,7 @@ impl Image {
     }
 
     fn upgrade(&self) -> Result<()> {
+        let _held = self.hold_size();
         let mut state = self.lock_alone()?;
         if state.header.version == 2 {
             self.sync(&mut state)?;
@@ -135,6 +136,7 @@ impl Image {
     }
 
     fn downgrade(&self, refcount_bits: Option<u32>) -> Result<()> {
+        let _held = self.hold_size();
         let mut state = self.lock_alone()?;
         let header = &state.header;
         if header.version == 2 {

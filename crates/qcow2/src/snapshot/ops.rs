@@ -49,6 +49,7 @@ impl Image {
     /// [`Error::TooLarge`] if a refcount is at its largest; else as [`Image::write_at`].
     pub fn create_snapshot(&self, new: &NewSnapshot) -> Result<String> {
         self.refuse_data_file()?;
+        let _held = self.hold_size();
         let mut state = self.lock_alone()?;
         let state = &mut *state;
         self.sync_all(state)?;
@@ -169,6 +170,7 @@ impl Image {
     /// [`Error::NotFound`]; else as [`Image::write_at`].
     pub fn delete_snapshot(&self, id_or_name: &str) -> Result<()> {
         self.refuse_data_file()?;
+        let _held = self.hold_size();
         let mut state = self.lock_alone()?;
         let state = &mut *state;
         self.sync_all(state)?;

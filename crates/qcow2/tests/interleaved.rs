@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use common::{Random, is_sound, rounds, shapes};
+use common::{Random, file, is_sound, rounds, shapes};
 use strata_qcow2::storage::MemoryStorage;
 use strata_qcow2::{
     Backing, CreateOptions, Image, NewSnapshot, Node, OpenOptions, Preallocation, RawDisk, Storage,
@@ -193,5 +193,22 @@ fn what_others_do_leaves_a_threads_sectors_alone() {
                 assert!(raw == all, "kind {number}, round {round}: the raw file");
             }
         }
+    }
+}
+
+/// A file that is shorter than its disk gets longer by zeroes, and by nothing else meanwhile less.
+#[test]
+fn zeroes_past_the_end_of_a_file_cut_nothing_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = file(&dir.path().join("raw"), true);
+    for _ in 0..rounds() * 10 {
+        file.set_len(0).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| file.write_zeroes(0, SECTOR, true).unwrap());
+            scope.spawn(|| file.write_at(&[7; SECTOR as usize], 4096).unwrap());
+        });
+        let mut seen = [0; SECTOR as usize];
+        file.read_at(&mut seen, 4096).unwrap();
+        assert_eq!(seen, [7; SECTOR as usize]);
     }
 }

@@ -156,6 +156,15 @@ impl FileStorage {
         }
         Ok(())
     }
+
+    /// Makes the file reach to `end`, if it does not. A length that is set could cut off what is
+    /// written behind it meanwhile.
+    fn reach(&self, end: u64) -> io::Result<()> {
+        if self.len()? < end {
+            sys::allocate(&self.file, end - 1, 1)?;
+        }
+        Ok(())
+    }
 }
 
 impl Storage for FileStorage {
@@ -231,10 +240,8 @@ impl Storage for FileStorage {
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
         let end = offset.checked_add(len).ok_or(io::ErrorKind::InvalidInput)?;
         let quick = if unmap && !self.device {
-            if self.len()? < end {
-                self.file.set_len(end)?;
-            }
-            sys::punch_hole(&self.file, offset, len)
+            self.reach(end)
+                .and_then(|()| sys::punch_hole(&self.file, offset, len))
         } else {
             sys::zero_range(&self.file, offset, len)
         };

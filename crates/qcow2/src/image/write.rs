@@ -118,15 +118,14 @@ impl Image {
         self.overwrite_unchecked(offset, length)
     }
 
-    /// Whether plain data of this disk alone, and of no snapshot, lies at the guest `offset`.
+    /// Whether the guest cluster at `offset` has a whole host cluster, which no snapshot shares,
+    /// with data in it or without. Compressed data has none.
     ///
     /// # Errors
     /// [`Error::OutOfRange`], [`Error::Malformed`], [`Error::Io`].
-    pub fn is_sole_data(&self, offset: u64) -> Result<bool> {
+    pub fn owns_cluster(&self, offset: u64) -> Result<bool> {
         self.check_range(offset, 1)?;
-        let _entered = self.entered();
-        let run = self.run(offset, 1)?;
-        Ok(self.in_place(&run, offset).is_some())
+        Ok(self.run(offset, 1)?.copied)
     }
 
     /// The same as [`Image::overwrite`], if it can be told without waiting for a lock or an L2

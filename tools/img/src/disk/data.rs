@@ -185,8 +185,8 @@ impl Disk {
     pub fn write_compressed(&self, buf: &[u8], offset: u64) -> Result<()> {
         self.check_write(offset, buf.len() as u64)?;
         match self.image() {
-            // QEMU's rule: a cluster that holds plain data is not replaced.
-            Some(image) if !buf.is_empty() && image.is_sole_data(offset)? => {
+            // QEMU's rule: a cluster that has its place in the file is not replaced.
+            Some(image) if !buf.is_empty() && image.owns_cluster(offset)? => {
                 let length = buf.len() as u64;
                 let source = std::io::Error::from_raw_os_error(libc::EIO);
                 Err(Error::Io {

@@ -192,15 +192,17 @@ fn write(random: &mut Random, image: &str) -> String {
     format!("{line} {image}")
 }
 
-/// Makes the directory `to` hold what `from` holds, holes too.
+/// Makes the directory `to` hold what `from` holds. Both are copies then, with the same holes: what
+/// programs measure and map depends on them.
 fn copy(from: &Path, to: &Path) {
-    std::fs::remove_dir_all(to).unwrap();
-    let done = Command::new("cp")
-        .args(["-a", "--sparse=auto"])
-        .arg(from)
-        .arg(to)
-        .status();
-    assert!(done.unwrap().success());
+    for (from, to) in [(from, to), (to, from)] {
+        std::fs::remove_dir_all(to).unwrap();
+        std::fs::create_dir(to).unwrap();
+        let script = "tar -C \"$0\" -Scf - --hole-detection=seek . | tar -C \"$1\" -xf -";
+        let mut shell = Command::new("sh");
+        let done = shell.args(["-c", script]).args([from, to]).status();
+        assert!(done.unwrap().success());
+    }
 }
 
 fn names(dir: &Path) -> BTreeSet<String> {
@@ -259,6 +261,10 @@ fn play(seed: u64, steps: usize) {
                 judge(&pair, image);
                 return copy(&pair.ours(), &pair.theirs());
             }
+            if theirs.stderr.contains("doesn't satisfy the constraints") {
+                // QEMU's can not open an empty disk with a bitmap that it stored.
+                return copy(&pair.theirs(), &pair.ours());
+            }
             if theirs.stderr.contains("Lost persistent bitmaps") {
                 // QEMU's finds no memory for a bitmap of an empty disk.
                 assert_eq!(ours.code, Some(0));
@@ -269,7 +275,21 @@ fn play(seed: u64, steps: usize) {
                 assert_eq!(ours.code, Some(0));
                 return copy(&pair.theirs(), &pair.ours());
             }
+            if theirs.stderr.contains("Failed to get \"write\" lock") {
+                // Onto what it reads; ours may look at the options first.
+                assert_eq!(ours.code, Some(1));
+                return copy(&pair.theirs(), &pair.ours());
+            }
+            if line.contains("compare -s") && theirs.stdout.contains("block status mismatch") {
+                // Whether a run ends with the disk is part of QEMU's status, and depends on how
+                // much of it one table tells.
+                return;
+            }
             assert_eq!(ours, theirs, "left: ours, right: QEMU's");
+            if line.contains("write -c") && ours.code != Some(0) {
+                // QEMU's goes on with clusters behind the one that it refuses.
+                copy(&pair.theirs(), &pair.ours());
+            }
             let creates = line.contains("img create") || line.contains("img convert");
             if creates && ours.code != Some(0) {
                 // What options alone show to be impossible leaves the old file with ours only.

@@ -136,7 +136,7 @@ impl Walk<'_, '_> {
             return Ok(());
         }
         let image = self.image;
-        for_each_word(&*image.file, offset, entries, |index, word| {
+        for_each_word(&*image.file, offset, entries, |_, word| {
             let entry = L1Entry(word);
             if entry.reserved() {
                 self.findings.corrupt(format!(
@@ -163,13 +163,13 @@ impl Walk<'_, '_> {
             }
             let mut raw = std::mem::take(&mut self.l2);
             image.file.read_at(&mut raw, table)?;
-            self.entries(&raw, active, index);
+            self.entries(&raw, active);
             self.l2 = raw;
             Ok(())
         })
     }
 
-    fn entries(&mut self, raw: &[u8], active: bool, _l1_index: u64) {
+    fn entries(&mut self, raw: &[u8], active: bool) {
         let geometry = self.image.geometry;
         let width = geometry.l2_entry_size() as usize;
         let mut next = 0;
@@ -188,7 +188,6 @@ impl Walk<'_, '_> {
             }
             if entry.compressed() {
                 self.compressed(entry, active);
-                next = 0;
                 continue;
             }
             if entry.reserved(&geometry) {

@@ -17,19 +17,16 @@ impl Image {
     }
 
     /// Whether the clusters at `host`, an offset in the data file, have nothing but a hole of that
-    /// file, and for how many of `length` bytes that is so or not. Clusters with any data count as
-    /// data as a whole, whatever holes a short write left in them. For images that
-    /// [are preallocated](Self::is_preallocated).
-    pub fn is_hole(&self, host: u64, length: u64) -> (bool, u64) {
-        let cluster = self.geometry.cluster_size();
+    /// file, and for how many of `length` bytes that is so or not. A `unit` of bytes (a power of
+    /// two) with any data in it counts as data as a whole, whatever holes a short write left there.
+    /// For images that [are preallocated](Self::is_preallocated).
+    pub fn is_hole(&self, host: u64, length: u64, unit: u64) -> (bool, u64) {
         let (hole, end) = match self.data.next_data(host) {
             // Whoever reads it sees the error.
             Err(_) => return (false, length),
             Ok(None) => (true, u64::MAX),
-            Ok(Some((start, _))) if start - start % cluster > host => {
-                (true, start - start % cluster)
-            }
-            Ok(Some((_, end))) => (false, end.next_multiple_of(cluster)),
+            Ok(Some((start, _))) if start - start % unit > host => (true, start - start % unit),
+            Ok(Some((_, end))) => (false, end.next_multiple_of(unit)),
         };
         (hole, end.saturating_sub(host).min(length))
     }

@@ -118,14 +118,15 @@ impl Image {
         self.overwrite_unchecked(offset, length)
     }
 
-    /// Whether the guest cluster at `offset` has a whole host cluster, which no snapshot shares,
-    /// with data in it or without. Compressed data has none.
+    /// Whether there is space in the image file, or its data file, for what the guest has at
+    /// `offset`, be there data in it or not.
     ///
     /// # Errors
     /// [`Error::OutOfRange`], [`Error::Malformed`], [`Error::Io`].
-    pub fn owns_cluster(&self, offset: u64) -> Result<bool> {
+    pub fn is_allocated(&self, offset: u64) -> Result<bool> {
         self.check_range(offset, 1)?;
-        Ok(self.run(offset, 1)?.copied)
+        let kind = self.run(offset, 1)?.kind;
+        Ok(!matches!(kind, Kind::Unallocated | Kind::Zero))
     }
 
     /// The same as [`Image::overwrite`], if it can be told without waiting for a lock or an L2

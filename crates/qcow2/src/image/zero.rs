@@ -61,7 +61,7 @@ impl Image {
     }
 
     /// Zeroes less than a unit. Where the unit holds no data and the rest of it reads as zeroes
-    /// too, all of it gets the zero flag; else zeroes are written.
+    /// too, all of it gets the zero flag, if there is one; else zeroes are written.
     fn zero_bytes(&self, from: u64, to: u64) -> Result<()> {
         let unit = self.geometry.subcluster_size();
         let mut at = from;
@@ -71,11 +71,16 @@ impl Image {
             let end = (start + unit).min(self.size());
             let kind = self.run(at, 1)?.kind;
             let flagged = self.lock().header.version >= 3;
-            let done = flagged
-                && is_vacant(kind)
-                && self.zero_through(start, at - start)?
-                && self.zero_through(next, end - next.min(end))?
-                && self.zero_vacant(start, kind)?;
+            let done = match is_vacant(kind) {
+                false => false,
+                // What is missing reads as zeroes then.
+                true if !flagged => self.backing_ends_before(start),
+                true => {
+                    self.zero_through(start, at - start)?
+                        && self.zero_through(next, end - next.min(end))?
+                        && self.zero_vacant(start, kind)?
+                }
+            };
             if !done {
                 self.write_at(&vec![0; (next - at) as usize], at)?;
             }

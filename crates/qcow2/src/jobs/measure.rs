@@ -106,7 +106,7 @@ fn leave_out_holes(source: &Node, run: &mut MapRun) {
     }
     let image = below.as_deref().unwrap_or(source).as_qcow2();
     if let Some(image) = image.filter(|image| image.is_preallocated()) {
-        let (hole, length) = image.is_hole(host, run.length);
+        let (hole, length) = image.is_hole(host, run.length, 1);
         (run.data, run.length) = (!hole, length);
     }
 }

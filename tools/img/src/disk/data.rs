@@ -186,7 +186,7 @@ impl Disk {
         self.check_write(offset, buf.len() as u64)?;
         match self.image() {
             // QEMU's rule: a cluster that has its place in the file is not replaced.
-            Some(image) if !buf.is_empty() && image.owns_cluster(offset)? => {
+            Some(image) if !buf.is_empty() && image.is_allocated(offset)? => {
                 let length = buf.len() as u64;
                 let source = std::io::Error::from_raw_os_error(libc::EIO);
                 Err(Error::Io {

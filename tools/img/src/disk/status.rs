@@ -93,7 +93,8 @@ fn qcow2(image: &Image, offset: u64, length: u64) -> Result<Status> {
     let plain = |host: u64| (!image.is_encrypted()).then_some(host);
     Ok(match extent {
         Extent::Data { offset: host } if !image.is_encrypted() && image.is_preallocated() => {
-            let (zero, length) = image.is_hole(host, length);
+            let unit = image.geometry().cluster_size();
+            let (zero, length) = image.is_hole(host, length, unit);
             Status {
                 zero,
                 ..Status::data(length, Some(host))

@@ -126,7 +126,10 @@ fn perform(
     from: &str,
     granularity: Option<u64>,
 ) -> Result<(), String> {
-    let Some(image) = disk.image() else {
+    let able = disk
+        .image()
+        .filter(|image| action == "add" || can_hold(image));
+    let Some(image) = able else {
         return Err(match action {
             "add" => format!(
                 "Can't store persistent bitmaps to {}: {}",
@@ -144,7 +147,23 @@ fn perform(
             if !granularity.is_power_of_two() || granularity < 512 {
                 return Err("Granularity must be power of 2 and at least 512".to_owned());
             }
-            image.add_bitmap(bitmap, granularity)
+            if bitmap.is_empty() {
+                return Err("Bitmap name cannot be empty".to_owned());
+            }
+            return image.add_bitmap(bitmap, granularity).map_err(|error| {
+                let why = match &error {
+                    Error::Exists { .. } => return bitmap_words(&error),
+                    _ if bitmap.len() > 1023 => {
+                        "Name length exceeds maximum (1023 characters)".into()
+                    }
+                    _ => words(&error),
+                };
+                // QEMU's names a node that it made up for the image.
+                format!(
+                    "Can't make bitmap '{bitmap}' persistent in '{}': {why}",
+                    disk.name
+                )
+            });
         }
         "remove" => image.remove_bitmap(bitmap),
         "clear" => image.clear_bitmap(bitmap),
@@ -159,6 +178,11 @@ fn perform(
         },
     };
     done.map_err(|error| bitmap_words(&error))
+}
+
+/// Version 2 has no bitmaps.
+fn can_hold(image: &Image) -> bool {
+    image.header().version >= 3
 }
 
 fn bitmap_words(error: &Error) -> String {
@@ -197,7 +221,10 @@ fn bitmaps(disk: &Disk) -> Outcome<Vec<BitmapInfo>> {
 pub(super) fn measure(disk: &Disk, options: &CreateOptions) -> Outcome<Option<u64>> {
     const TABLE_ENTRY: u64 = 8;
     const DIRECTORY_ENTRY: u64 = 24;
-    if options.version < 3 || disk.format != Format::Qcow2 {
+    let holds_bitmaps = disk
+        .image()
+        .is_some_and(|image| image.header().version >= 3);
+    if options.version < 3 || !holds_bitmaps {
         return Ok(None);
     }
     let cluster = options.cluster_size;

@@ -97,14 +97,14 @@ fn apply(disk: &Disk, name: &str) -> Outcome<()> {
     let Some(image) = disk.image() else {
         return Err(failed(not_supported()));
     };
-    let Some(snapshot) = find(&list(disk)?, name) else {
-        let why = crate::report::errno_text(libc::ENOENT);
-        return Err(failed(format!("Failed to load snapshot: {why}")));
-    };
     let bitmaps = image.bitmap_names();
     if !bitmaps.map_err(|error| failed(words(&error)))?.is_empty() {
         return Err(failed("Device has active dirty bitmaps".to_owned()));
     }
+    let Some(snapshot) = find(&list(disk)?, name) else {
+        let why = crate::report::errno_text(libc::ENOENT);
+        return Err(failed(format!("Failed to load snapshot: {why}")));
+    };
     image.apply_snapshot(&snapshot.id).map_err(|error| {
         if matches!(error, Error::Malformed { .. } | Error::TooLarge { .. }) {
             crate::report::error(words(&error));

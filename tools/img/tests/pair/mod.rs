@@ -59,16 +59,20 @@ impl Pair {
 
 /// Words separated by blanks; single quotes keep blanks together.
 fn words(line: &str) -> Vec<String> {
-    let mut words = vec![String::new()];
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
     let mut quoted = false;
     for c in line.chars() {
         match c {
-            '\'' => quoted = !quoted,
-            ' ' if !quoted => words.push(String::new()),
-            c => words.last_mut().unwrap().push(c),
+            '\'' => {
+                quoted = !quoted;
+                word.get_or_insert_default();
+            }
+            ' ' if !quoted => words.extend(word.take()),
+            c => word.get_or_insert_default().push(c),
         }
     }
-    words.retain(|word| !word.is_empty());
+    words.extend(word);
     words
 }
 
@@ -108,10 +112,20 @@ fn steady(text: &str) -> String {
     let hint = |line: &str| line.starts_with("Try 'qemu-img");
     for line in text.lines().filter(|line| !hint(line) && !of_file(line)) {
         let cut = varies.iter().filter_map(|word| line.find(word)).min();
-        kept.push_str(&undated(&line[..cut.unwrap_or(line.len())]));
+        kept.push_str(&unnamed(&undated(&line[..cut.unwrap_or(line.len())])));
         kept.push('\n');
     }
     kept
+}
+
+/// QEMU makes up a name of the image's where ours has that of the file.
+fn unnamed(line: &str) -> String {
+    const BEFORE: &str = "persistent in '";
+    let name = line.find(BEFORE).map(|at| at + BEFORE.len());
+    match name.and_then(|at| Some((at, at + line[at..].find('\'')?))) {
+        Some((from, to)) => format!("{}{}", &line[..from], &line[to..]),
+        None => line.into(),
+    }
 }
 
 /// Snapshots are taken in two directories one after the other, on both sides of a second's end.

@@ -394,3 +394,26 @@ fn snapshots_are_not_applied_under_bitmaps() {
         "qemu-img snapshot -a one a",
     ]);
 }
+
+/// Version 2 has no mark for zeroes, which the new backing file would show through otherwise.
+#[test]
+fn zeroes_of_version_2_stay_zeroes_above_another_backing_file() {
+    if !qemu_is_there() {
+        return;
+    }
+    let pair = Pair::new();
+    for (old, create) in [("shorter", "-b short -F qcow2 top 2M"), ("none", "top 2M")] {
+        for line in [
+            "qemu-img create -q -f qcow2 short 1M",
+            "qemu-img create -q -f qcow2 new 2M",
+            "qemu-io -c 'write -P 7 0 2M' new",
+            &format!("qemu-img create -q -f qcow2 -o compat=0.10 {create}"),
+            "qemu-img rebase -b new -F qcow2 top",
+        ] {
+            pair.run(line);
+        }
+        // With no old backing file, QEMU's loses them.
+        let [ours, _] = pair.run("qemu-io -c 'read -P 0 0 2M' top");
+        assert_eq!(ours.code, Some(0), "{old}: {ours:?}");
+    }
+}

@@ -213,6 +213,8 @@ struct Comparison<'a> {
     new: Option<&'a NewBacking>,
     align: u64,
     compress: bool,
+    /// Whether zeroes can be told from what was never written.
+    has_zero_flag: bool,
 }
 
 impl<'a> Comparison<'a> {
@@ -229,6 +231,7 @@ impl<'a> Comparison<'a> {
             new,
             align,
             compress,
+            has_zero_flag: image.header().version >= 3,
         }
     }
 
@@ -324,7 +327,8 @@ impl<'a> Comparison<'a> {
     }
 
     fn write(&self, data: &[u8], at: u64, past_end: bool) -> strata_qcow2::Result<()> {
-        if past_end {
+        // Without the flag, zeroes past the old backing file's end would not be stored.
+        if past_end && self.has_zero_flag {
             return self.disk.write_zeroes(at, data.len() as u64, false);
         }
         if !self.compress {

@@ -77,6 +77,34 @@ fn too_many_references_wait_for_wider_refcounts() {
     assert_eq!(second, [7; 512], "both are still one cluster");
 }
 
+/// Compressed clusters have no subclusters; what such an entry names stays in use.
+#[test]
+fn a_compressed_cluster_with_subclusters_is_told_of() {
+    let file = Arc::new(MemoryStorage::default());
+    let options = CreateOptions {
+        size: 1 << 20,
+        extended_l2: true,
+        ..CreateOptions::default()
+    };
+    options.create(&(file.clone() as Arc<dyn Storage>)).unwrap();
+    let image = open(&file);
+    image.write_compressed(&[7; 65536], 0).unwrap();
+    let l1 = image.header().l1_offset;
+    image.close().unwrap();
+    let mut word = [0; 8];
+    let disk: Arc<dyn Storage> = file.clone();
+    disk.read_at(&mut word, l1).unwrap();
+    let l2 = u64::from_be_bytes(word) & 0x00ff_ffff_ffff_fe00;
+    disk.write_at(&1u64.to_be_bytes(), l2 + 8).unwrap();
+
+    let (report, texts) = repair(&open(&file));
+    assert_eq!((report.corruptions, report.leaks), (1, 0), "{texts:?}");
+    assert!(
+        texts[0].contains("cluster 0 with non-zero subcluster"),
+        "{texts:?}"
+    );
+}
+
 /// An image with three snapshots, and the file offset of the second one's table entry.
 fn with_snapshots(version: u32) -> (Arc<MemoryStorage>, u64) {
     let file = Arc::new(MemoryStorage::default());

@@ -173,7 +173,7 @@ impl Walk<'_, '_> {
         let geometry = self.image.geometry;
         let width = geometry.l2_entry_size() as usize;
         let mut next = 0;
-        for bytes in raw.chunks_exact(width) {
+        for (index, bytes) in raw.chunks_exact(width).enumerate() {
             let bitmap = if geometry.extended_l2 {
                 get_u64(bytes, 8)
             } else {
@@ -187,7 +187,7 @@ impl Walk<'_, '_> {
                 continue;
             }
             if entry.compressed() {
-                self.compressed(entry, active);
+                self.compressed(index, entry, active);
                 continue;
             }
             if entry.reserved(&geometry) {
@@ -234,7 +234,7 @@ impl Walk<'_, '_> {
         *next = host.saturating_add(cluster_size);
     }
 
-    fn compressed(&mut self, entry: L2Entry, active: bool) {
+    fn compressed(&mut self, index: usize, entry: L2Entry, active: bool) {
         if entry.copied() {
             self.findings.corrupt(format!(
                 "ERROR: coffset={:x}: Compressed clusters must not have OFLAG_COPIED set",
@@ -245,6 +245,14 @@ impl Walk<'_, '_> {
             self.findings
                 .corrupt("ERROR compressed cluster with data file".into());
             return;
+        }
+        if entry.bitmap != 0 {
+            // What it names stays in use all the same.
+            self.findings.corrupt(format!(
+                "ERROR compressed cluster {index} with non-zero subcluster allocation bitmap, \
+                 entry={:#x}",
+                entry.word
+            ));
         }
         if active {
             let report = &mut self.findings.report;

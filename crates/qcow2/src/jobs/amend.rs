@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use crate::create::Preallocation;
 use crate::error::{Error, Result};
 use crate::format::extension;
-use crate::format::{Autoclear, Compatible, CompressionType, Incompatible, feature};
+use crate::format::{Autoclear, Compatible, Incompatible, feature};
 use crate::image::Image;
 use crate::image::state::State;
 use crate::snapshot::Snapshot;
@@ -146,10 +146,11 @@ impl Image {
         if self.geometry.refcount_order != 4 && refcount_bits != Some(16) {
             return unsupported("compat=0.10 requires refcount_bits=16");
         }
-        if header.incompatible.without(Incompatible::DIRTY).0 != 0
-            || header.compression != CompressionType::Zlib
-        {
-            return unsupported("Cannot downgrade an image with incompatible features set");
+        let features = header.incompatible.without(Incompatible::DIRTY).0;
+        if features != 0 {
+            return unsupported(&format!(
+                "Cannot downgrade an image with incompatible features {features:#x} set"
+            ));
         }
         let snapshots = crate::snapshot::read_table(&*self.file, header)?.0;
         snapshots

@@ -107,12 +107,12 @@ impl Image {
     }
 
     /// Where guest data at `offset` may be written in place, and how many of the `length` bytes;
-    /// None if they need [`Image::write_at`]. Call it between [`Image::enter`] and
-    /// [`Image::leave`]. The data of encrypted images must be encrypted first.
+    /// None if they need [`Image::write_at`], which also refuses what the tables wrongly name as
+    /// data. Call it between [`Image::enter`] and [`Image::leave`]. The data of encrypted images
+    /// must be encrypted first.
     ///
     /// # Errors
-    /// [`Error::Overlap`] if the tables name metadata as data; [`Error::OutOfRange`],
-    /// [`Error::Malformed`], [`Error::Io`].
+    /// [`Error::OutOfRange`], [`Error::Malformed`], [`Error::Io`].
     pub fn overwrite(&self, offset: u64, length: u64) -> Result<Option<(u64, u64)>> {
         self.check_write(offset, length)?;
         self.overwrite_unchecked(offset, length)
@@ -143,15 +143,7 @@ impl Image {
         let Some(run) = self.run_cached(offset, length)? else {
             return Ok(None);
         };
-        let Some(host) = self.in_place(&run, offset) else {
-            return Ok(None);
-        };
-        if self.first_metadata(host, run.length).is_some() {
-            // Refusing it takes the lock.
-            return Ok(None);
-        }
-        self.tracker.mark(offset, run.length);
-        Ok(Some((host, run.length)))
+        Ok(self.claim(&run, offset))
     }
 
     /// Where the bytes of a run lie, if they may be overwritten there.
@@ -162,14 +154,25 @@ impl Image {
         }
     }
 
-    /// The first cluster of metadata in a range of the image file.
-    fn first_metadata(&self, host: u64, length: u64) -> Option<u64> {
+    /// Whether there is metadata in a range of the image file.
+    fn has_metadata(&self, host: u64, length: u64) -> bool {
         if self.geometry.data_file {
-            return None;
+            return false;
         }
         let bits = self.geometry.cluster_bits;
         let mut clusters = host >> bits..=(host + length - 1) >> bits;
-        clusters.find(|cluster| self.metadata.contains(*cluster))
+        clusters.any(|cluster| self.metadata.contains(cluster))
+    }
+
+    /// Where the bytes of a run may be overwritten, and how many; they count as written.
+    fn claim(&self, run: &Run, offset: u64) -> Option<(u64, u64)> {
+        let host = self.in_place(run, offset)?;
+        if self.has_metadata(host, run.length) {
+            // Refusing it takes the state, whose holder may be waiting for this request to leave.
+            return None;
+        }
+        self.tracker.mark(offset, run.length);
+        Some((host, run.length))
     }
 
     fn overwrite_unchecked(&self, offset: u64, length: u64) -> Result<Option<(u64, u64)>> {
@@ -177,15 +180,7 @@ impl Image {
             return Ok(None);
         }
         let run = self.run(offset, length)?;
-        let Some(host) = self.in_place(&run, offset) else {
-            return Ok(None);
-        };
-        if let Some(cluster) = self.first_metadata(host, run.length) {
-            let offset = cluster << self.geometry.cluster_bits;
-            self.refuse_metadata(&mut self.lock(), offset)?;
-        }
-        self.tracker.mark(offset, run.length);
-        Ok(Some((host, run.length)))
+        Ok(self.claim(&run, offset))
     }
 
     fn write_in_place(&self, buf: &[u8], at: u64) -> Result<u64> {
@@ -264,6 +259,11 @@ impl Image {
         if let (Some(host), true) = (first.host(geometry), first.copied()) {
             let sub = (geometry.in_cluster(at) / geometry.subcluster_size()) as u32;
             if let Kind::Data(_) = first.kind(geometry, sub) {
+                let run = self.run(at, length)?;
+                for cluster in 0..geometry.clusters(geometry.in_cluster(at) + run.length) {
+                    let distance = cluster << geometry.cluster_bits;
+                    self.refuse_metadata(state, host.saturating_add(distance))?;
+                }
                 return Ok(None);
             }
             self.refuse_metadata(state, host)?;

@@ -1,0 +1,88 @@
+//! Operations on the whole image beside requests that are in their midst.
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
+
+mod common;
+
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use common::stopping::Stopping;
+use strata_qcow2::storage::MemoryStorage;
+use strata_qcow2::{CreateOptions, Error, Image, NewSnapshot, OpenOptions, Storage};
+
+const CLUSTER: u64 = 4096;
+
+/// Nothing here takes this long unless it never ends.
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn options(size: u64) -> CreateOptions {
+    CreateOptions {
+        size,
+        cluster_size: CLUSTER,
+        ..Default::default()
+    }
+}
+
+fn open(file: Arc<dyn Storage>) -> Image {
+    let options = OpenOptions {
+        writable: true,
+        ..Default::default()
+    };
+    Image::open(file, options).unwrap()
+}
+
+fn word(file: &dyn Storage, at: u64) -> u64 {
+    let mut bytes = [0; 8];
+    file.read_at(&mut bytes, at).unwrap();
+    u64::from_be_bytes(bytes)
+}
+
+fn set_word(file: &dyn Storage, at: u64, word: u64) {
+    file.write_at(&word.to_be_bytes(), at).unwrap();
+}
+
+/// The L2 table that an L1 entry names.
+fn table(file: &dyn Storage, image: &Image, index: u64) -> u64 {
+    word(file, image.header().l1_offset + index * 8) & 0x00ff_ffff_ffff_fe00
+}
+
+/// A snapshot waits for the requests that are under way. So none of those may wait for the
+/// snapshot, not even to say that it would hit metadata.
+#[test]
+fn a_write_that_hits_metadata_holds_a_snapshot_up_no_more_than_others() {
+    let made = Arc::new(MemoryStorage::default());
+    let file: Arc<dyn Storage> = Arc::clone(&made) as _;
+    options(1 << 20).create(&file).unwrap();
+    let image = open(Arc::clone(&file));
+    image.write_at(&[1; 8192], 0).unwrap();
+    let l1 = image.header().l1_offset;
+    image.close().unwrap();
+    // The second cluster of the disk is the L1 table.
+    set_word(&*file, table(&*file, &image, 0) + 8, l1 | 1 << 63);
+
+    let stopping = Arc::new(Stopping::new(made.to_vec()));
+    let image = Arc::new(open(Arc::clone(&stopping) as _));
+    image.write_at(&[2; 512], 0).unwrap();
+    stopping.stop_after(0);
+    let (done, ended) = mpsc::channel();
+    let snapshot = {
+        let (image, done) = (Arc::clone(&image), done.clone());
+        move || {
+            let _ = image.create_snapshot(&NewSnapshot::default());
+            done.send(()).unwrap();
+        }
+    };
+    thread::spawn(snapshot);
+    assert!(stopping.wait());
+    thread::spawn(move || {
+        let refused = image.write_at(&[3; 512], CLUSTER);
+        assert!(matches!(refused, Err(Error::Overlap { .. })), "{refused:?}");
+        done.send(()).unwrap();
+    });
+    thread::sleep(Duration::from_millis(100));
+    stopping.let_go();
+    for _ in 0..2 {
+        ended.recv_timeout(LIMIT).expect("it never ends");
+    }
+}

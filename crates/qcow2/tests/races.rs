@@ -8,10 +8,14 @@ use std::thread;
 use std::time::Duration;
 
 use common::stopping::Stopping;
+use common::{is_sound, reads_as};
 use strata_qcow2::storage::MemoryStorage;
 use strata_qcow2::{CreateOptions, Error, Image, NewSnapshot, OpenOptions, Storage};
 
 const CLUSTER: u64 = 4096;
+
+/// Guest bytes under one L2 table.
+const SPAN: u64 = CLUSTER / 8 * CLUSTER;
 
 /// Nothing here takes this long unless it never ends.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -22,6 +26,12 @@ fn options(size: u64) -> CreateOptions {
         cluster_size: CLUSTER,
         ..Default::default()
     }
+}
+
+fn created(options: &CreateOptions) -> Arc<dyn Storage> {
+    let file: Arc<dyn Storage> = Arc::<MemoryStorage>::default();
+    options.create(&file).unwrap();
+    file
 }
 
 fn open(file: Arc<dyn Storage>) -> Image {
@@ -85,4 +95,27 @@ fn a_write_that_hits_metadata_holds_a_snapshot_up_no_more_than_others() {
     for _ in 0..2 {
         ended.recv_timeout(LIMIT).expect("it never ends");
     }
+}
+
+/// What was known of a table is forgotten when another comes to lie in its place.
+#[test]
+fn a_table_in_the_place_of_a_freed_one_starts_empty() {
+    let file = created(&options(2 * SPAN));
+    let image = open(Arc::clone(&file));
+    image.write_at(&[1; 8 * CLUSTER as usize], 0).unwrap();
+    image.close().unwrap();
+    // Without COPIED the table is copied before it is changed, and its old place is free then.
+    let at = image.header().l1_offset;
+    let old = table(&*file, &image, 0);
+    set_word(&*file, at, old);
+    let image = open(Arc::clone(&file));
+    reads_as(&image, 1, 0, 8 * CLUSTER);
+    image.write_at(&[2; CLUSTER as usize], 0).unwrap();
+    image.flush().unwrap();
+    image.write_at(&[3; CLUSTER as usize], SPAN).unwrap();
+    image.flush().unwrap();
+    assert_eq!(table(&*file, &image, 1), old, "it lies somewhere else");
+    reads_as(&image, 3, SPAN, CLUSTER);
+    reads_as(&image, 0, SPAN + CLUSTER, SPAN - CLUSTER);
+    is_sound(&image);
 }

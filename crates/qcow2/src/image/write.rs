@@ -484,6 +484,9 @@ impl Image {
             state.refcounts.write_blocks(self.disk())?;
         }
         self.metadata.insert(got.offset >> geometry.cluster_bits)?;
+        // A request that was under way may have read a table that lay here into the cache after
+        // it was given up.
+        self.forget_table(state, got.offset);
         self.set_l1(state, geometry.l1_index(offset), got.offset | COPIED)?;
         state.unlinked.extend(old);
         Ok(())

@@ -3,10 +3,11 @@
 
 mod common;
 
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Weak, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use common::hooked::Hooked;
 use common::stopping::Stopping;
 use common::{is_sound, reads_as};
 use strata_qcow2::storage::MemoryStorage;
@@ -117,5 +118,24 @@ fn a_table_in_the_place_of_a_freed_one_starts_empty() {
     assert_eq!(table(&*file, &image, 1), old, "it lies somewhere else");
     reads_as(&image, 3, SPAN, CLUSTER);
     reads_as(&image, 0, SPAN + CLUSTER, SPAN - CLUSTER);
+    is_sound(&image);
+}
+
+/// Readers look at the tables while the flags of deleted snapshots are set right.
+#[test]
+fn reading_beside_the_end_of_a_snapshot_keeps_no_old_flags() {
+    let file = Arc::new(Hooked::new(created(&options(1 << 20))));
+    let image = Arc::new(open(Arc::clone(&file) as _));
+    image.write_at(&[1; 16 * CLUSTER as usize], 0).unwrap();
+    let reader: Weak<Image> = Arc::downgrade(&image);
+    file.set(move || {
+        if let Some(image) = reader.upgrade() {
+            reads_as(&image, 1, CLUSTER, 15 * CLUSTER);
+        }
+    });
+    let id = image.create_snapshot(&NewSnapshot::default()).unwrap();
+    image.delete_snapshot(&id).unwrap();
+    image.write_at(&[2; CLUSTER as usize], 0).unwrap();
+    image.flush().unwrap();
     is_sound(&image);
 }

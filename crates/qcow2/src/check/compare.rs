@@ -186,8 +186,9 @@ impl Image {
                 }
             }
             if changed {
-                self.forget_table(state, table);
                 self.file.write_at(&raw, table)?;
+                // Only now: whoever reads it meanwhile caches it as it was.
+                self.forget_table(state, table);
             }
         }
         Ok(())

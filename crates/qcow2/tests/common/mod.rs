@@ -1,6 +1,7 @@
 //! What the integration tests share.
 #![allow(dead_code)]
 
+pub(crate) mod hooked;
 pub(crate) mod stopping;
 
 use std::path::{Path, PathBuf};

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use common::hooked::Hooked;
 use common::stopping::Stopping;
-use common::{is_sound, reads_as};
+use common::{is_sound, reads_as, rounds};
 use strata_qcow2::storage::MemoryStorage;
-use strata_qcow2::{CreateOptions, Error, Image, NewSnapshot, OpenOptions, Storage};
+use strata_qcow2::{CreateOptions, Error, Image, NewSnapshot, OpenOptions, Preallocation, Storage};
 
 const CLUSTER: u64 = 4096;
 
@@ -138,4 +138,17 @@ fn reading_beside_the_end_of_a_snapshot_keeps_no_old_flags() {
     image.write_at(&[2; CLUSTER as usize], 0).unwrap();
     image.flush().unwrap();
     is_sound(&image);
+}
+
+/// Machine state lies behind the disk, wherever that ends while it is written.
+#[test]
+fn machine_state_stays_out_of_a_disk_that_grows() {
+    for _ in 0..rounds() {
+        let image = open(created(&options(SPAN)));
+        thread::scope(|scope| {
+            scope.spawn(|| image.write_vm_state(&[7; 512], 0).unwrap());
+            scope.spawn(|| image.resize(2 * SPAN, Preallocation::Off).unwrap());
+        });
+        reads_as(&image, 0, SPAN, SPAN);
+    }
 }

@@ -33,6 +33,7 @@ impl Image {
     /// # Errors
     /// As [`Image::write_at`].
     pub fn write_vm_state(&self, buf: &[u8], position: u64) -> Result<()> {
+        let _held = self.hold_size();
         let at = self.vm_state_range(position, buf.len() as u64)?;
         self.check_write(0, 0)?;
         {

@@ -11,7 +11,10 @@ use common::hooked::Hooked;
 use common::stopping::Stopping;
 use common::{is_sound, reads_as, rounds};
 use strata_qcow2::storage::MemoryStorage;
-use strata_qcow2::{CreateOptions, Error, Image, NewSnapshot, OpenOptions, Preallocation, Storage};
+use strata_qcow2::{
+    Backing, CreateOptions, Error, Extent, Image, NewSnapshot, Node, OpenOptions, Preallocation,
+    RawDisk, Storage,
+};
 
 const CLUSTER: u64 = 4096;
 
@@ -151,4 +154,39 @@ fn machine_state_stays_out_of_a_disk_that_grows() {
         });
         reads_as(&image, 0, SPAN, SPAN);
     }
+}
+
+/// Calls `operation` while an engine reads or writes, which it must wait for.
+fn waits_for_engines(image: &Image, operation: impl FnOnce() + Send, engine: impl FnOnce()) {
+    let (done, ended) = mpsc::channel();
+    let ticket = image.enter();
+    thread::scope(|scope| {
+        // What the engine looks up comes first.
+        engine();
+        scope.spawn(move || {
+            operation();
+            done.send(()).unwrap();
+        });
+        let early = ended.recv_timeout(Duration::from_millis(100));
+        image.leave(ticket);
+        assert!(early.is_err(), "it did not wait");
+        ended.recv_timeout(LIMIT).expect("it never ends");
+    });
+}
+
+/// Who saw that a cluster lies below reads it there, although it has been copied up by now.
+#[test]
+fn another_backing_waits_for_who_reads_the_old_one() {
+    let below: Arc<dyn Storage> = Arc::new(MemoryStorage::new(vec![5; 1 << 20]));
+    let image = Image::open(
+        created(&options(1 << 20)),
+        OpenOptions {
+            writable: true,
+            backing: Backing::Node(Arc::new(Node::Raw(RawDisk::new(below).unwrap()))),
+            ..Default::default()
+        },
+    )
+    .unwrap();
+    let look = || assert_eq!(image.extent(0, 512).unwrap().0, Extent::Unallocated);
+    waits_for_engines(&image, || image.set_backing(None), look);
 }

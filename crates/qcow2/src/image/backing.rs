@@ -18,8 +18,12 @@ impl Image {
     }
 
     /// Puts another node below this image, in memory only. What the guest reads must be the
-    /// same through it; see [`Image::set_backing_name`] for the image's own word.
+    /// same through it; see [`Image::set_backing_name`] for the image's own word. Waits for the
+    /// requests that are under way: they may have seen that something lies in the old node which
+    /// has been copied up since.
     pub fn set_backing(&self, node: Option<Arc<Node>>) {
+        let _state = self.lock();
+        self.epochs.wait();
         let new = node.map_or(BackingState::None, BackingState::Node);
         *self.backing.write().unwrap_or_else(PoisonError::into_inner) = new;
     }

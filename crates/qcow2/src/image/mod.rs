@@ -148,7 +148,7 @@ impl Image {
 
     /// Starts a request of an engine that does the I/O on extents itself: clusters found from now
     /// on are not given to another use before [`Image::leave`]. Keep it short: space that is
-    /// freed meanwhile can not be used again, and snapshot operations wait.
+    /// freed meanwhile can not be used again, and operations on the whole image wait.
     pub fn enter(&self) -> Ticket {
         self.epochs.enter()
     }

@@ -60,6 +60,17 @@ impl Bitmap {
         bitmap
     }
 
+    /// The same bitmap over a disk of `size` bytes, without any mark.
+    pub(crate) fn emptied(&self, size: u64) -> Self {
+        if let Some(entry) = &self.inconsistent {
+            return Self::unusable(entry.clone());
+        }
+        let mut new = Self::new(self.name.clone(), self.granularity_bits, size);
+        new.extra.clone_from(&self.extra);
+        new.enabled = self.enabled.load(Ordering::Acquire).into();
+        new
+    }
+
     /// Marks a range of guest bytes.
     pub(crate) fn mark(&self, offset: u64, length: u64) {
         if length == 0 || self.bits == 0 {

@@ -197,19 +197,13 @@ impl Image {
         if list.is_empty() {
             return Ok(());
         }
-        let resized = list.iter().map(|old| match &old.inconsistent {
-            Some(entry) => Arc::new(Bitmap::unusable(entry.clone())),
-            None => {
-                let mut new = Bitmap::new(old.name.clone(), old.granularity_bits, size);
-                new.extra.clone_from(&old.extra);
-                new.enabled = old.enabled.load(Ordering::Acquire).into();
-                new.merge(old);
-                Arc::new(new)
-            }
-        });
-        let resized: Vec<_> = resized.collect();
+        let resized: Vec<_> = list.iter().map(|old| Arc::new(old.emptied(size))).collect();
         state.bitmaps = Some(resized.clone());
-        self.track(resized);
+        self.track(resized.clone());
+        // Writes go on: what the old ones have is complete once nothing is marked in them.
+        for (new, old) in resized.iter().zip(&list) {
+            new.merge(old);
+        }
         self.store_bitmaps(state, IN_USE)
     }
 }

@@ -1,0 +1,76 @@
+//! Dirty bitmaps lose no mark, whatever happens beside the writes that they are to tell of.
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use common::{Random, rounds};
+use strata_qcow2::storage::MemoryStorage;
+use strata_qcow2::{CreateOptions, Image, OpenOptions, Preallocation, Storage};
+
+const SIZE: u64 = 1 << 20;
+
+const SECTOR: u64 = 512;
+
+fn open(file: Arc<dyn Storage>) -> Image {
+    let options = OpenOptions {
+        writable: true,
+        ..Default::default()
+    };
+    Image::open(file, options).unwrap()
+}
+
+/// An image full of data, with a bitmap.
+fn made() -> Arc<MemoryStorage> {
+    let made = Arc::new(MemoryStorage::default());
+    let options = CreateOptions {
+        size: SIZE,
+        cluster_size: 4096,
+        ..Default::default()
+    };
+    options.create(&(Arc::clone(&made) as _)).unwrap();
+    let image = open(Arc::clone(&made) as _);
+    image.write_at(&vec![1; SIZE as usize], 0).unwrap();
+    image.add_bitmap("b", SECTOR).unwrap();
+    image.close().unwrap();
+    made
+}
+
+fn is_marked(image: &Image, at: u64) -> bool {
+    let next = image.bitmap_next("b", at).unwrap();
+    next.is_some_and(|(start, _)| start <= at)
+}
+
+#[test]
+fn what_is_written_while_the_disk_changes_its_size_is_marked() {
+    for round in 0..rounds() / 20 {
+        let image = open(made());
+        let stop = AtomicBool::new(false);
+        let (image, stop) = (&image, &stop);
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut random = Random(round);
+                while !stop.load(Ordering::Relaxed) {
+                    let size = SIZE + random.below(100) * SECTOR;
+                    image.resize(size, Preallocation::Off).unwrap();
+                }
+            });
+            let writer = scope.spawn(move || {
+                // Every second one, so that the marks are many.
+                for at in (0..SIZE).step_by(2 * SECTOR as usize) {
+                    image.write_at(&[2; SECTOR as usize], at).unwrap();
+                }
+            });
+            let written = writer.join();
+            stop.store(true, Ordering::Relaxed);
+            written.unwrap();
+        });
+        let lost = (0..SIZE)
+            .step_by(2 * SECTOR as usize)
+            .find(|at| !is_marked(image, *at));
+        assert_eq!(lost, None, "round {round}");
+    }
+}

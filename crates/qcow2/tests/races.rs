@@ -190,3 +190,16 @@ fn another_backing_waits_for_who_reads_the_old_one() {
     let look = || assert_eq!(image.extent(0, 512).unwrap().0, Extent::Unallocated);
     waits_for_engines(&image, || image.set_backing(None), look);
 }
+
+/// A bitmap says what was written since it was cleared, added or enabled. A write that began
+/// before and ends after that was marked for nothing.
+#[test]
+fn changes_of_bitmaps_wait_for_writes_that_they_do_not_see() {
+    let image = open(created(&options(1 << 20)));
+    image.write_at(&[1; 8192], 0).unwrap();
+    let write = || assert!(image.overwrite(0, 512).unwrap().is_some());
+    waits_for_engines(&image, || image.add_bitmap("b", 4096).unwrap(), write);
+    waits_for_engines(&image, || image.clear_bitmap("b").unwrap(), write);
+    image.enable_bitmap("b", false).unwrap();
+    waits_for_engines(&image, || image.enable_bitmap("b", true).unwrap(), write);
+}

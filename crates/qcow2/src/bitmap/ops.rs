@@ -188,6 +188,9 @@ impl Image {
             return Err(error);
         }
         self.track(list);
+        // A write in place that marked the bitmaps as they were may not have reached the disk: who
+        // reads the disk from now on must see it, or the mark.
+        self.epochs.wait();
         Ok(())
     }
 

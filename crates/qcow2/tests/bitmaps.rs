@@ -9,6 +9,7 @@ use std::thread;
 
 use common::{Random, rounds};
 use strata_qcow2::storage::MemoryStorage;
+use strata_qcow2::test_utils::{Fault, FaultDisk, Faults};
 use strata_qcow2::{CreateOptions, Image, OpenOptions, Preallocation, Storage};
 
 const SIZE: u64 = 1 << 20;
@@ -72,5 +73,35 @@ fn what_is_written_while_the_disk_changes_its_size_is_marked() {
             .step_by(2 * SECTOR as usize)
             .find(|at| !is_marked(image, *at));
         assert_eq!(lost, None, "round {round}");
+    }
+}
+
+/// A bitmap that could not be stored is as it was.
+#[test]
+fn a_change_that_fails_leaves_all_marks() {
+    for clear in [true, false] {
+        for count in 0.. {
+            let faults = Arc::new(Faults::default());
+            let image = open(Arc::new(FaultDisk::new(made(), &faults)));
+            image.write_at(&[2; SECTOR as usize], 0).unwrap();
+            faults.arm(Fault::Io, count, false);
+            let changed = match clear {
+                true => image.clear_bitmap("b"),
+                false => image.enable_bitmap("b", false),
+            };
+            if faults.heal() == 0 {
+                break;
+            }
+            if changed.is_ok() || image.write_at(&[], 0).is_err() {
+                continue;
+            }
+            image.write_at(&[2; SECTOR as usize], 4 * SECTOR).unwrap();
+            // Another change of the list.
+            image.add_bitmap("other", SECTOR).unwrap();
+            image.write_at(&[2; SECTOR as usize], 8 * SECTOR).unwrap();
+            for at in [0, 4 * SECTOR, 8 * SECTOR] {
+                assert!(is_marked(&image, at), "{at} after failure {count}");
+            }
+        }
     }
 }

@@ -130,14 +130,6 @@ impl Bitmap {
             .map_or(0, |page| page[word % PAGE_WORDS].load(Ordering::Relaxed))
     }
 
-    pub(crate) fn clear(&self) {
-        let pages = self.pages.iter().filter_map(OnceLock::get);
-        let words = pages.flat_map(|page| page.iter());
-        words
-            .chain(self.full.iter())
-            .for_each(|word| word.store(0, Ordering::Relaxed));
-    }
-
     fn is_set(&self, bit: u64) -> bool {
         self.word((bit / 64) as usize) >> (bit % 64) & 1 != 0
     }
@@ -263,7 +255,6 @@ mod tests {
         assert_eq!(filled.next(0), marked.next(0));
         filled.fill(0, bytes);
         assert_eq!(filled.next(1), Some((1, size)));
-        filled.clear();
-        assert_eq!(filled.next(0), None);
+        assert_eq!(filled.emptied(size).next(0), None);
     }
 }

@@ -117,8 +117,13 @@ impl Image {
     /// [`Error::NotFound`], [`Error::Invalid`] for an inconsistent one; else as
     /// [`Image::write_at`].
     pub fn clear_bitmap(&self, name: &str) -> Result<()> {
-        self.change_bitmaps(|list, _| {
-            usable(list, name)?.clear();
+        self.change_bitmaps(|list, size| {
+            let old = Arc::clone(usable(list, name)?);
+            let place = list.iter_mut().find(|bitmap| Arc::ptr_eq(bitmap, &old));
+            if let Some(place) = place {
+                // Should this fail, the old one has all of its marks.
+                *place = Arc::new(old.emptied(size));
+            }
             Ok(())
         })
     }
@@ -180,10 +185,15 @@ impl Image {
         }
         let mut list = self.load_bitmaps(state)?;
         let before = list.clone();
+        let enabled = |bitmap: &Arc<Bitmap>| bitmap.enabled.load(Ordering::Acquire);
+        let flags: Vec<bool> = before.iter().map(enabled).collect();
         change(&mut list, self.size())?;
         check_bits(&list, self.size())?;
         state.bitmaps = Some(list.clone());
         if let Err(error) = self.store_bitmaps(state, IN_USE) {
+            for (bitmap, flag) in before.iter().zip(flags) {
+                bitmap.enabled.store(flag, Ordering::Release);
+            }
             state.bitmaps = Some(before);
             return Err(error);
         }

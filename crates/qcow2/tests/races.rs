@@ -3,9 +3,10 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::hooked::Hooked;
 use common::stopping::Stopping;
@@ -202,4 +203,34 @@ fn changes_of_bitmaps_wait_for_writes_that_they_do_not_see() {
     waits_for_engines(&image, || image.clear_bitmap("b").unwrap(), write);
     image.enable_bitmap("b", false).unwrap();
     waits_for_engines(&image, || image.enable_bitmap("b", true).unwrap(), write);
+}
+
+/// However many writes come one after another, an operation on the whole image gets its turn.
+#[test]
+fn operations_on_the_whole_image_get_their_turn() {
+    let file = Arc::new(Hooked::new(created(&options(1 << 40))));
+    let image = open(Arc::clone(&file) as _);
+    image.write_at(&[1; 512], 0).unwrap();
+    file.set(|| thread::sleep(Duration::from_millis(1)));
+    let (next, stop) = (AtomicU64::new(1), AtomicBool::new(false));
+    let deadline = Instant::now() + LIMIT / 4;
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) && Instant::now() < deadline {
+                    let cluster = next.fetch_add(1, Ordering::Relaxed);
+                    image.write_at(&[1; 512], cluster * CLUSTER).unwrap();
+                }
+            });
+        }
+        thread::sleep(Duration::from_millis(20));
+        for name in ["a", "b", "c"] {
+            image.add_bitmap(name, 1 << 20).unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(
+            Instant::now() < deadline,
+            "its turn came when the writes ended"
+        );
+    });
 }

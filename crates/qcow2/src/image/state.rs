@@ -37,6 +37,8 @@ pub(crate) struct State {
     pub(crate) in_flight: Vec<(u64, u64)>,
     /// Threads that wait for one of them.
     waiting: usize,
+    /// Threads that wait until there is none.
+    waiting_for_all: usize,
     /// The preparations for the first write are done.
     pub(crate) prepared: bool,
     /// The preparations were begun.
@@ -60,6 +62,7 @@ impl State {
             flushes: FlushCount::default(),
             in_flight: Vec::new(),
             waiting: 0,
+            waiting_for_all: 0,
             prepared: false,
             attempted: false,
             lazy: false,
@@ -123,27 +126,49 @@ impl Image {
     /// image.
     pub(crate) fn lock_alone(&self) -> Result<MutexGuard<'_, State>> {
         let state = self.lock_to_write()?;
-        let mut state = self.wait_for(state, 0, u64::MAX);
+        let mut state = self.wait_for_all(state);
         self.take_back(&mut state);
         Ok(state)
     }
 
-    /// Waits until no allocating write is under way in the guest range.
+    /// Waits until no allocating write is under way in the guest range, and until those who wait for
+    /// all have had their turn.
     pub(crate) fn wait_for<'a>(
         &self,
         mut state: MutexGuard<'a, State>,
         start: u64,
         end: u64,
     ) -> MutexGuard<'a, State> {
-        let busy = |state: &State| state.in_flight.iter().any(|&(s, e)| s < end && start < e);
-        while busy(&state) {
-            state.waiting += 1;
-            state = self
-                .landed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-            state.waiting -= 1;
+        let overlaps = |&(s, e): &(u64, u64)| s < end && start < e;
+        while state.waiting_for_all > 0 || state.in_flight.iter().any(overlaps) {
+            state = self.wait_to_land(state);
         }
+        state
+    }
+
+    /// Waits until no allocating write is under way. None begins meanwhile.
+    pub(crate) fn wait_for_all<'a>(
+        &self,
+        mut state: MutexGuard<'a, State>,
+    ) -> MutexGuard<'a, State> {
+        state.waiting_for_all += 1;
+        while !state.in_flight.is_empty() {
+            state = self.wait_to_land(state);
+        }
+        state.waiting_for_all -= 1;
+        if state.waiting > 0 {
+            self.landed.notify_all();
+        }
+        state
+    }
+
+    fn wait_to_land<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.waiting += 1;
+        state = self
+            .landed
+            .wait(state)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
         state
     }
 

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use common::{Random, rounds};
+use common::stopping::Stopping;
+use common::{Random, is_sound, rounds};
 use strata_qcow2::storage::MemoryStorage;
 use strata_qcow2::test_utils::{Fault, FaultDisk, Faults};
-use strata_qcow2::{CreateOptions, Image, OpenOptions, Preallocation, Storage};
+use strata_qcow2::{
+    AmendOptions, CreateOptions, Error, Image, OpenOptions, Preallocation, Repair, Storage,
+};
 
 const SIZE: u64 = 1 << 20;
 
@@ -103,5 +106,77 @@ fn a_change_that_fails_leaves_all_marks() {
                 assert!(is_marked(&image, at), "{at} after failure {count}");
             }
         }
+    }
+}
+
+/// A write beside the closing of its image is marked, or fails.
+#[test]
+fn what_is_written_while_the_image_closes_is_marked_or_refused() {
+    for part in 0..20 {
+        let stopping = Arc::new(Stopping::new(made().to_vec()));
+        let image = Arc::new(open(Arc::clone(&stopping) as _));
+        image.write_at(&[2; SECTOR as usize], 0).unwrap();
+        stopping.stop_after(part);
+        let closer = {
+            let image = Arc::clone(&image);
+            thread::spawn(move || image.close().unwrap())
+        };
+        while !closer.is_finished() && stopping.left().is_some() {
+            thread::yield_now();
+        }
+        let stopped = stopping.left().is_none();
+        let writer = {
+            let image = Arc::clone(&image);
+            thread::spawn(move || image.write_at(&[3; SECTOR as usize], SIZE - SECTOR))
+        };
+        thread::sleep(std::time::Duration::from_millis(20));
+        stopping.stop_after(u32::MAX);
+        stopping.let_go();
+        closer.join().unwrap();
+        let written = writer.join().unwrap();
+        assert!(
+            matches!(written, Ok(()) | Err(Error::Broken)),
+            "{written:?}"
+        );
+        drop(image);
+        let image = open(stopping as _);
+        if written.is_ok() {
+            assert!(is_marked(&image, SIZE - SECTOR), "part {part}");
+        }
+        if !stopped {
+            return;
+        }
+    }
+    panic!("no end of flushes");
+}
+
+/// Whatever an image went through since: a bitmap that it was writing into is stored.
+#[test]
+fn an_image_that_closes_unprepared_stores_its_bitmaps() {
+    for rebuild in [false, true] {
+        let made = made();
+        let image = open(Arc::clone(&made) as _);
+        image.write_at(&[2; SECTOR as usize], 0).unwrap();
+        if rebuild {
+            // The header's refcount is 0, so that all of them are made anew.
+            let entry = image.header().refcount_table_offset;
+            let mut block = [0; 8];
+            let file: &dyn Storage = &*made;
+            file.read_at(&mut block, entry).unwrap();
+            file.write_at(&[0, 0], u64::from_be_bytes(block)).unwrap();
+            image.check(Repair::All, &mut |_| {}).unwrap();
+        } else {
+            let lazy_refcounts = Some(true);
+            image
+                .amend(&AmendOptions {
+                    lazy_refcounts,
+                    ..Default::default()
+                })
+                .unwrap();
+        }
+        image.close().unwrap();
+        let image = open(made);
+        assert!(is_marked(&image, 0));
+        is_sound(&image);
     }
 }

@@ -28,6 +28,7 @@ impl Image {
         }
         self.begin_tracking(state)?;
         state.prepared = true;
+        state.written = true;
         self.ready.store(true, Ordering::Release);
         Ok(())
     }

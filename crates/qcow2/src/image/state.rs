@@ -43,6 +43,8 @@ pub(crate) struct State {
     pub(crate) prepared: bool,
     /// The preparations were begun.
     pub(crate) attempted: bool,
+    /// They were done at some time: closing has to store what is kept in memory only.
+    pub(crate) written: bool,
     /// The dirty bit was set for lazy refcounts of this handle, and goes when it closes.
     pub(crate) lazy: bool,
     /// The persistent bitmaps, once loaded.
@@ -65,6 +67,7 @@ impl State {
             waiting_for_all: 0,
             prepared: false,
             attempted: false,
+            written: false,
             lazy: false,
             bitmaps: None,
         }
@@ -443,7 +446,7 @@ impl Image {
     /// # Errors
     /// [`Error::Io`]; the image stays open, and closing may be tried again. [`Error::Broken`].
     pub fn close(&self) -> Result<()> {
-        let mut state = self.lock();
+        let state = self.lock();
         if !self.writable || self.closed.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -453,13 +456,21 @@ impl Image {
         if state.attempted {
             self.check_inactive(&state)?;
         }
-        if !state.prepared {
+        if !state.written {
             self.closed.store(true, Ordering::Release);
             return Ok(());
         }
+        let mut state = self.wait_for_all(state);
+        if !state.prepared {
+            self.prepare(&mut state)?;
+        }
+        // Writes in place wait for the state like all others from here on, and then fail.
+        self.ready.store(false, Ordering::Release);
         let lazy = std::mem::take(&mut state.lazy);
         if let Err(error) = self.store_all(&mut state, lazy) {
-            state.lazy = lazy;
+            // The marks of an image that is being written may be gone. The next write sets them.
+            state.lazy = lazy && state.header.incompatible.has(Incompatible::DIRTY);
+            state.prepared = false;
             return Err(error);
         }
         self.broken.store(true, Ordering::Release);
@@ -471,6 +482,8 @@ impl Image {
     fn store_all(&self, state: &mut State, lazy: bool) -> Result<()> {
         self.sync_all(state)?;
         if state.bitmaps.as_ref().is_some_and(|list| !list.is_empty()) {
+            // Whoever saw that it may write in place has marked that.
+            self.epochs.wait();
             self.store_bitmaps(state, 0)?;
             self.sync_all(state)?;
         }

@@ -205,6 +205,27 @@ fn changes_of_bitmaps_wait_for_writes_that_they_do_not_see() {
     waits_for_engines(&image, || image.enable_bitmap("b", true).unwrap(), write);
 }
 
+/// What is written beyond a new end of the disk must not make the file longer again.
+#[test]
+fn a_shorter_data_file_waits_for_writes_past_its_end() {
+    let data: Arc<dyn Storage> = Arc::<MemoryStorage>::default();
+    let file = created(&CreateOptions {
+        data_file: Some(("data".into(), Arc::clone(&data))),
+        data_file_raw: true,
+        ..options(1 << 20)
+    });
+    let options = OpenOptions {
+        writable: true,
+        data_file: Some(Arc::clone(&data)),
+        ..Default::default()
+    };
+    let image = Image::open(file, options).unwrap();
+    image.write_at(&[1; 512], 64 << 10).unwrap();
+    let write = || assert!(image.overwrite(64 << 10, 512).unwrap().is_some());
+    let shrink = || image.resize(32 << 10, Preallocation::Off).unwrap();
+    waits_for_engines(&image, shrink, write);
+}
+
 /// However many writes come one after another, an operation on the whole image gets its turn.
 #[test]
 fn operations_on_the_whole_image_get_their_turn() {

@@ -61,6 +61,9 @@ impl Image {
         }
         cut?;
         if self.geometry.data_file {
+            // A write in place from before would make the file longer again.
+            let _state = self.lock();
+            self.epochs.wait();
             self.data.set_len(size).context("truncate to", size, 0)?;
         }
         Ok(())

@@ -13,8 +13,8 @@ use common::stopping::Stopping;
 use common::{is_sound, reads_as, rounds};
 use strata_qcow2::storage::MemoryStorage;
 use strata_qcow2::{
-    Backing, CreateOptions, Error, Extent, Image, NewSnapshot, Node, OpenOptions, Preallocation,
-    RawDisk, Storage,
+    AmendOptions, Backing, CreateOptions, Error, Extent, Image, NewSnapshot, Node, OpenOptions,
+    Preallocation, RawDisk, Storage,
 };
 
 const CLUSTER: u64 = 4096;
@@ -224,6 +224,36 @@ fn a_shorter_data_file_waits_for_writes_past_its_end() {
     let write = || assert!(image.overwrite(64 << 10, 512).unwrap().is_some());
     let shrink = || image.resize(32 << 10, Preallocation::Off).unwrap();
     waits_for_engines(&image, shrink, write);
+}
+
+/// Version 2 has no zero flags, whoever sets some while an image becomes version 2.
+#[test]
+fn zeroes_beside_a_change_of_version_leave_no_flags() {
+    let image = open(created(&options(1 << 20)));
+    for _ in 0..rounds() {
+        let change = |version| {
+            image.amend(&AmendOptions {
+                version: Some(version),
+                ..Default::default()
+            })
+        };
+        image.write_at(&[1; 1 << 18], 0).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for cluster in 0..64 {
+                    image
+                        .write_zeroes(cluster * CLUSTER, CLUSTER, true)
+                        .unwrap();
+                }
+            });
+            scope.spawn(|| change(2).unwrap());
+        });
+        for cluster in 0..64 {
+            let extent = image.extent(cluster * CLUSTER, CLUSTER).unwrap().0;
+            assert!(!matches!(extent, Extent::Zero { .. }), "cluster {cluster}");
+        }
+        change(3).unwrap();
+    }
 }
 
 /// However many writes come one after another, an operation on the whole image gets its turn.

@@ -136,7 +136,8 @@ impl Image {
     }
 
     fn downgrade(&self, refcount_bits: Option<u32>) -> Result<()> {
-        let _held = self.hold_size();
+        // Whoever zeroes or discards holds the size, and goes by the version until the end.
+        let _alone = self.lock_size();
         let mut state = self.lock_alone()?;
         let header = &state.header;
         if header.version == 2 {

@@ -256,6 +256,46 @@ fn zeroes_beside_a_change_of_version_leave_no_flags() {
     }
 }
 
+/// What lies far below a disk that was too short for it shows at no moment of its growth.
+#[test]
+fn growth_shows_nothing_of_what_lies_below() {
+    const OLD: u64 = 64 * CLUSTER + 512;
+    const NEW: u64 = 256 * CLUSTER;
+    for version in [2, 3] {
+        let below: Arc<dyn Storage> = Arc::new(MemoryStorage::new(vec![5; NEW as usize]));
+        let file = Arc::new(Hooked::new(created(&CreateOptions {
+            version,
+            ..options(OLD)
+        })));
+        let image = Image::open(
+            Arc::clone(&file) as _,
+            OpenOptions {
+                writable: true,
+                backing: Backing::Node(Arc::new(Node::Raw(RawDisk::new(below).unwrap()))),
+                ..Default::default()
+            },
+        )
+        .unwrap();
+        let node = Arc::new(Node::Qcow2(image));
+        let reader = Arc::downgrade(&node);
+        file.set(move || {
+            if let Some(node) = reader.upgrade() {
+                let mut seen = vec![1; (NEW - OLD) as usize];
+                node.read_at(&mut seen, OLD).unwrap();
+                assert!(seen.iter().all(|byte| *byte == 0), "version {version}");
+            }
+        });
+        node.resize(NEW, Preallocation::Off).unwrap();
+        let mut seen = vec![1; (NEW - OLD) as usize];
+        node.read_at(&mut seen, OLD).unwrap();
+        assert!(seen.iter().all(|byte| *byte == 0), "version {version}");
+        let mut seen = vec![1; OLD as usize];
+        node.read_at(&mut seen, 0).unwrap();
+        assert!(seen.iter().all(|byte| *byte == 5), "version {version}");
+        is_sound(node.as_qcow2().unwrap());
+    }
+}
+
 /// However many writes come one after another, an operation on the whole image gets its turn.
 #[test]
 fn operations_on_the_whole_image_get_their_turn() {

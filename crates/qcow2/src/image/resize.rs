@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::Image;
 use super::state::State;
+use super::write::Area;
 use crate::create::Preallocation;
 use crate::error::{Error, IoContext, Result};
 use crate::format::entry::{COPIED, L1Entry, L2Entry};
@@ -106,27 +107,20 @@ impl Image {
             boundary,
             size.next_multiple_of(self.geometry.cluster_size()),
         )?;
-        // The size is raised only once the new space reads as zeroes.
-        self.size.store(size, Ordering::Release);
-        let grown = self.zero_new(old, tail, size).and_then(|()| {
-            let mut state = self.lock_alone()?;
-            self.sync(&mut state)?;
-            self.set_size(&mut state, size)
-        });
-        if grown.is_err() {
-            // The header says how far this got.
-            let size = self.lock().header.size;
-            self.size.store(size, Ordering::Release);
-        }
-        grown
+        // The size is raised only once the new space reads as zeroes: an overlay that is longer
+        // already would show what is there until then.
+        self.zero_new(old, tail, size)?;
+        let mut state = self.lock_alone()?;
+        self.sync(&mut state)?;
+        self.set_size(&mut state, size)
     }
 
     fn zero_new(&self, old: u64, tail: u64, size: u64) -> Result<()> {
         if old < tail && !self.reads_as_zero(old, tail - old)? {
-            self.zero_range(old, tail - old, false)?;
+            self.write_in(Area::PastEnd, &vec![0; (tail - old) as usize], old)?;
         }
         if tail < size && !self.backing_ends_before(tail) {
-            self.zero_range(tail, size - tail, true)?;
+            self.zero_past_end(tail, size.next_multiple_of(self.geometry.cluster_size()))?;
         }
         Ok(())
     }

@@ -43,7 +43,7 @@ impl Image {
                 self.move_l1(&mut state, entries)?;
             }
         }
-        self.write_in(Area::VmState, buf, at)
+        self.write_in(Area::PastEnd, buf, at)
     }
 
     /// Reads machine state of the disk as it is, after [`Image::apply_snapshot`].

@@ -21,8 +21,8 @@ fn gather(parts: &[IoSlice<'_>]) -> Vec<u8> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Area {
     Disk,
-    /// Machine state, past the end of the disk.
-    VmState,
+    /// Machine state, or space that the disk is to get.
+    PastEnd,
 }
 
 /// Clusters that are being written before the tables name them.

@@ -1,6 +1,7 @@
 //! Zeroes and discards.
 
 use super::state::State;
+use super::write::Area;
 use super::{Extent, Image};
 use crate::error::{Error, IoContext, Result};
 use crate::format::entry::{COPIED, Kind, L2Entry, ZERO, subcluster_mask};
@@ -177,6 +178,22 @@ impl Image {
             }
             self.zero_bytes(at, next)?;
             at = next;
+        }
+        Ok(())
+    }
+
+    /// Makes whole clusters past the end of the disk read as zeroes.
+    pub(crate) fn zero_past_end(&self, from: u64, to: u64) -> Result<()> {
+        if self.lock().header.version >= 3 {
+            return self.give_up(from, to, Fate::Zero);
+        }
+        let step = self.geometry.cluster_size().max(1 << 20);
+        let zeroes = vec![0; step.min(to - from) as usize];
+        let mut at = from;
+        while at < to {
+            let count = (to - at).min(step);
+            self.write_in(Area::PastEnd, &zeroes[..count as usize], at)?;
+            at += count;
         }
         Ok(())
     }

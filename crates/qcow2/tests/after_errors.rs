@@ -6,10 +6,12 @@ mod common;
 
 use std::sync::Arc;
 
+use common::reads_as;
 use strata_qcow2::storage::MemoryStorage;
 use strata_qcow2::test_utils::{Fault, FaultDisk, Faults};
 use strata_qcow2::{
-    CreateOptions, FindingKind, Image, Incompatible, OpenOptions, Repair, Result, Storage,
+    CreateOptions, FindingKind, Image, Incompatible, NewSnapshot, OpenOptions, Repair, Result,
+    Storage,
 };
 
 const CLUSTER: u64 = 1024;
@@ -56,6 +58,45 @@ fn fail_everywhere(
         }
         image.abandon();
     }
+}
+
+/// Writes one byte to each of many new clusters, of which the rest must read as zeroes.
+fn fill_in(image: &Image, when: u64) {
+    let (from, to) = (image.size() / 2, image.size());
+    for at in (from..to).step_by(CLUSTER as usize) {
+        image.write_at(&[2], at).unwrap();
+    }
+    for at in (from..to).step_by(CLUSTER as usize) {
+        reads_as(image, 2, at, 1);
+        reads_as(image, 0, at + 1, CLUSTER - 1);
+    }
+    image.flush().unwrap();
+    has_at_most_leaks(image, when);
+}
+
+/// Tables that were written past the end of the file and never named are not zeroes.
+#[test]
+fn tables_of_a_snapshot_that_failed_are_in_no_new_cluster() {
+    let options = CreateOptions {
+        size: 1 << 20,
+        cluster_size: CLUSTER,
+        version: 2,
+        ..Default::default()
+    };
+    let snapshot = |image: &Image| image.create_snapshot(&NewSnapshot::default()).map(drop);
+    fail_everywhere(&options, snapshot, |image, _, count| fill_in(image, count));
+}
+
+#[test]
+fn a_refcount_block_that_failed_is_in_no_new_cluster() {
+    let options = CreateOptions {
+        size: 1 << 20,
+        cluster_size: CLUSTER,
+        refcount_bits: 64,
+        ..Default::default()
+    };
+    let write = |image: &Image| image.write_at(&[3; 200 * CLUSTER as usize], 0);
+    fail_everywhere(&options, write, |image, _, count| fill_in(image, count));
 }
 
 /// Refcounts may be behind only while the dirty bit says so.

@@ -265,6 +265,9 @@ impl Image {
                 .get(cluster)
                 .saturating_sub(u64::from(old.binary_search(&cluster).is_ok())),
         };
+        // Should this fail, what is written here does not read as zeroes.
+        let file_end = &mut state.refcounts.file_end;
+        *file_end = (*file_end).max(end << bits);
         let mut block = vec![0; geometry.cluster_size() as usize];
         let limit = geometry.max_refcount();
         for number in 0..blocks {

@@ -188,9 +188,9 @@ impl Refcounts {
             self.set(disk, place, 1)?;
         }
         let offset = place << self.geometry.cluster_bits;
-        self.put_block(disk, index, offset, &block)?;
+        // Even if the block is written in part only, the cluster does not read as zeroes any more.
         self.file_end = self.file_end.max(offset + self.geometry.cluster_size());
-        Ok(())
+        self.put_block(disk, index, offset, &block)
     }
 
     /// Writes a new block and makes the table name it.

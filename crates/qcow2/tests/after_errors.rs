@@ -121,6 +121,21 @@ fn an_image_that_did_not_close_is_dirty_while_refcounts_are_behind() {
     });
 }
 
+/// Metadata that was never named leaks; freed as such, it is as good as any other cluster.
+#[test]
+fn what_a_failed_bitmap_leaked_is_used_again_after_a_repair() {
+    let options = CreateOptions {
+        size: 1 << 20,
+        cluster_size: CLUSTER,
+        ..Default::default()
+    };
+    let add = |image: &Image| image.add_bitmap("b", 512);
+    fail_everywhere(&options, add, |image, _, count| {
+        image.check(Repair::Leaks, &mut |_| {}).unwrap();
+        fill_in(image, count);
+    });
+}
+
 /// A bitmap on the disk that is not in use tells of all writes, also of those after a failure to
 /// close.
 #[test]

@@ -280,11 +280,7 @@ impl Refcounts {
         }
         self.set(disk, cluster, value - 1)?;
         if value == 1 {
-            disk.metadata.remove(cluster);
-            self.hint = self.hint.min(cluster);
-            if self.tail >> self.geometry.cluster_bits == cluster {
-                self.tail = 0;
-            }
+            self.forget(disk, cluster);
         }
         Ok(value - 1)
     }
@@ -300,8 +296,19 @@ impl Refcounts {
             });
         }
         self.set(disk, cluster, value)?;
-        self.hint = self.hint.min(cluster);
+        if value == 0 {
+            self.forget(disk, cluster);
+        }
         Ok(())
+    }
+
+    /// What nothing refers to any more may be allocated again.
+    fn forget(&mut self, disk: Disk<'_>, cluster: u64) {
+        disk.metadata.remove(cluster);
+        self.hint = self.hint.min(cluster);
+        if self.tail >> self.geometry.cluster_bits == cluster {
+            self.tail = 0;
+        }
     }
 
     /// Writes the changed blocks, which count as changed still.

@@ -308,3 +308,27 @@ fn nothing_is_allocated_on_the_header() {
     assert!(image.header().incompatible.has(Incompatible::CORRUPT));
     assert!(matches!(image.write_at(&[1], 0), Err(Error::Broken)));
 }
+
+/// A repair takes the dirty bit away; refcounts that are put off after it need it again.
+#[test]
+fn lazy_refcounts_are_told_of_again_after_a_repair() {
+    let file = Arc::new(MemoryStorage::default());
+    let options = CreateOptions {
+        size: 1 << 20,
+        cluster_size: 4096,
+        lazy_refcounts: true,
+        ..CreateOptions::default()
+    };
+    options.create(&(file.clone() as Arc<dyn Storage>)).unwrap();
+    let image = open(&file);
+    image.write_at(&[1; 8192], 0).unwrap();
+    repair(&image);
+    image.write_at(&[2; 65536], 65536).unwrap();
+    image.flush().unwrap();
+    let left = Arc::new(MemoryStorage::new(file.to_vec()));
+    let left = Image::open(left, OpenOptions::default()).unwrap();
+    assert!(left.header().incompatible.has(Incompatible::DIRTY));
+    image.close().unwrap();
+    assert!(!image.header().incompatible.has(Incompatible::DIRTY));
+    is_sound(&open(&file));
+}

@@ -8,9 +8,12 @@ mod repair;
 pub(crate) use counts::{Claim, Counts};
 pub(crate) use references::for_each_word;
 
+use std::sync::atomic::Ordering;
+
 use crate::error::Result;
 use crate::format::{Autoclear, Incompatible};
 use crate::image::Image;
+use crate::image::state::State;
 use crate::snapshot::salvage_table;
 
 /// What a check may change.
@@ -121,12 +124,32 @@ impl Image {
             self.lock_to_repair()?
         };
         if state.prepared {
-            state = self.wait_for(state, 0, u64::MAX);
-            self.sync_all(&mut state)?;
+            state = self.wait_for_all(state);
+        }
+        // A repair that takes the dirty bit away leaves no refcount behind.
+        let lazy = repair == Repair::All && std::mem::take(&mut state.lazy);
+        let report = self.check_locked(&mut state, repair, tell);
+        if lazy && state.header.incompatible.has(Incompatible::DIRTY) {
+            state.lazy = true;
+        } else if lazy {
+            // The next write marks the image first.
+            state.prepared = false;
+            self.ready.store(false, Ordering::Release);
+        }
+        report
+    }
+
+    fn check_locked(
+        &self,
+        state: &mut State,
+        repair: Repair,
+        tell: &mut dyn FnMut(&Finding),
+    ) -> Result<CheckReport> {
+        if state.prepared {
+            self.sync_all(state)?;
             state.refcounts.write_blocks(self.disk())?;
             state.refcounts.write_table(self.disk())?;
         }
-        let state = &mut *state;
         let mut findings = Findings {
             report: CheckReport::default(),
             tell,

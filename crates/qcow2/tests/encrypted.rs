@@ -5,6 +5,7 @@ mod common;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use common::{Random, file, run};
@@ -12,7 +13,10 @@ use strata_luks::Volume;
 use strata_qcow2::chain::{self, ChainOptions, FileFormat, Keys};
 use strata_qcow2::luks::{self, HeaderArea};
 use strata_qcow2::storage::{EncryptedStorage, MemoryStorage};
-use strata_qcow2::{Cipher, CreateOptions, Error, Format, Node, Result, Storage, Unlock, Unlocked};
+use strata_qcow2::{
+    Cipher, CreateOptions, Error, Format, Image, Node, OpenOptions, Result, Storage, Unlock,
+    Unlocked,
+};
 
 const SIZE: u64 = 2 << 20;
 
@@ -217,4 +221,37 @@ fn an_encrypted_storage_is_written_at_any_offset() {
 
     memory.set_len(payload - 1).unwrap();
     assert!(EncryptedStorage::open(memory, &key).is_err());
+}
+
+/// Threads that write parts of one sector each leave those of the others alone.
+#[test]
+fn parts_of_a_sector_of_an_encrypted_image_are_not_lost() {
+    let file: Arc<dyn Storage> = Arc::<MemoryStorage>::default();
+    CreateOptions {
+        size: 1 << 20,
+        luks: Some(Arc::new(Passphrase("key"))),
+        ..Default::default()
+    }
+    .create(&file)
+    .unwrap();
+    let options = OpenOptions {
+        writable: true,
+        unlock: Some(Arc::new(Passphrase("key"))),
+        ..Default::default()
+    };
+    let image = Image::open(file, options).unwrap();
+    image.write_at(&[0; 512], 0).unwrap();
+    thread::scope(|scope| {
+        for part in 0..4 {
+            let image = &image;
+            scope.spawn(move || {
+                for round in (0..=255).cycle().take(5000) {
+                    let mut seen = [0; 128];
+                    image.write_at(&[round; 128], part * 128).unwrap();
+                    image.read_at(&mut seen, part * 128).unwrap();
+                    assert!(seen == [round; 128], "round {round}");
+                }
+            });
+        }
+    });
 }

@@ -51,6 +51,8 @@ pub struct Image {
     pub(crate) epochs: Epochs,
     backing: RwLock<BackingState>,
     pub(crate) cipher: Option<Arc<dyn Cipher>>,
+    /// Held for writing while a write encrypts the rest of its first and last sectors anew.
+    rewriting: RwLock<()>,
     /// Clusters that hold metadata, known once `ready`.
     pub(crate) metadata: ClusterSet,
     pub(crate) tracker: Tracker,

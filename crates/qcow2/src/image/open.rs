@@ -169,6 +169,7 @@ impl Image {
             epochs: Epochs::default(),
             backing: RwLock::new(backing),
             cipher,
+            rewriting: RwLock::new(()),
             compression: header.compression,
             writable: options.writable,
             raw_data,

@@ -1,6 +1,7 @@
 //! Writing guest data.
 
 use std::io::IoSlice;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use super::locate::Run;
@@ -206,7 +207,18 @@ impl Image {
         let end = lead + data.len();
         let mut sectors = vec![0; end.next_multiple_of(512)];
         let start = host - lead as u64;
-        if lead != 0 || !end.is_multiple_of(512) {
+        let whole = lead == 0 && end.is_multiple_of(512);
+        let _shared = whole.then(|| {
+            self.rewriting
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+        });
+        let _alone = (!whole).then(|| {
+            self.rewriting
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+        });
+        if !whole {
             self.data.read_at(&mut sectors, start)?;
             cipher.decrypt(start / 512, &mut sectors)?;
         }

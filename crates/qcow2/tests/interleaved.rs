@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use common::{Random, file, is_sound, rounds, shapes};
-use strata_qcow2::storage::MemoryStorage;
+use strata_qcow2::storage::{FileOptions, FileStorage, MemoryStorage};
 use strata_qcow2::{
     Backing, CreateOptions, Image, NewSnapshot, Node, OpenOptions, Preallocation, RawDisk, Storage,
 };
@@ -210,5 +210,35 @@ fn zeroes_past_the_end_of_a_file_cut_nothing_off() {
         let mut seen = [0; SECTOR as usize];
         file.read_at(&mut seen, 4096).unwrap();
         assert_eq!(seen, [7; SECTOR as usize]);
+    }
+}
+
+/// A write that O_DIRECT would refuse rewrites what lies beside it, but not what others do there.
+#[test]
+fn zeroes_beside_a_small_direct_write_stay() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let options = FileOptions {
+        write: true,
+        create: true,
+        direct: true,
+    };
+    let Ok(file) = FileStorage::open(&dir.path().join("raw"), options) else {
+        println!("no O_DIRECT here");
+        return;
+    };
+    let file: &dyn Storage = &file;
+    let half = file.alignment() / 2;
+    for _ in 0..rounds() {
+        for unmap in [false, true] {
+            file.write_at(&vec![7; 2 * half], 0).unwrap();
+            thread::scope(|scope| {
+                scope.spawn(|| file.write_zeroes(0, half as u64, unmap).unwrap());
+                scope.spawn(|| file.write_at(&vec![9; half], half as u64).unwrap());
+            });
+            let mut seen = vec![1; 2 * half];
+            file.read_at(&mut seen, 0).unwrap();
+            assert!(seen[half..].iter().all(|byte| *byte == 9));
+            assert!(seen[..half].iter().all(|byte| *byte == 0), "zeroes undone");
+        }
     }
 }

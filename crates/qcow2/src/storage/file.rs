@@ -157,6 +157,22 @@ impl FileStorage {
         Ok(())
     }
 
+    /// Zeroes from `offset` to `end` without writing zeroes.
+    fn zero_quickly(&self, offset: u64, end: u64, unmap: bool) -> io::Result<()> {
+        // A bounced write would write back what it has read here.
+        let _shared = self
+            .rewriting
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let len = end - offset;
+        if unmap {
+            self.reach(end)?;
+            sys::punch_hole(&self.file, offset, len)
+        } else {
+            sys::zero_range(&self.file, offset, len)
+        }
+    }
+
     /// Makes the file reach to `end`, if it does not. A length that is set could cut off what is
     /// written behind it meanwhile.
     fn reach(&self, end: u64) -> io::Result<()> {
@@ -239,13 +255,7 @@ impl Storage for FileStorage {
 
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
         let end = offset.checked_add(len).ok_or(io::ErrorKind::InvalidInput)?;
-        let quick = if unmap && !self.device {
-            self.reach(end)
-                .and_then(|()| sys::punch_hole(&self.file, offset, len))
-        } else {
-            sys::zero_range(&self.file, offset, len)
-        };
-        match quick {
+        match self.zero_quickly(offset, end, unmap && !self.device) {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {
                 write_zero_bytes(self, offset, len)
             }

@@ -3,6 +3,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use super::{Storage, write_zero_bytes};
@@ -31,6 +32,8 @@ pub struct FileStorage {
     flushes: bool,
     /// Held for writing while a bounced write reads and rewrites the blocks around it.
     rewriting: RwLock<()>,
+    /// The errno of a flush that failed, or 0.
+    lost: AtomicI32,
 }
 
 /// Covers every disk in use, for kernels that do not tell.
@@ -69,6 +72,7 @@ impl FileStorage {
             alignment,
             flushes: true,
             rewriting: RwLock::new(()),
+            lost: AtomicI32::new(0),
         })
     }
 
@@ -82,6 +86,7 @@ impl FileStorage {
             alignment: 1,
             flushes: true,
             rewriting: RwLock::new(()),
+            lost: AtomicI32::new(0),
         })
     }
 
@@ -173,6 +178,23 @@ impl FileStorage {
         }
     }
 
+    /// The end of a flush. What the kernel could not write it takes for written all the same, and
+    /// tells of it once. So after a failure no later flush can promise anything, but for O_DIRECT,
+    /// where the device has what was written or the write failed.
+    pub(super) fn flushed(&self, done: io::Result<()>) -> io::Result<()> {
+        if let Err(error) = &done {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            if self.alignment == 1 {
+                self.lost.store(errno, Ordering::Release);
+            }
+            return done;
+        }
+        match self.lost.load(Ordering::Acquire) {
+            0 => Ok(()),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        }
+    }
+
     /// Makes the file reach to `end`, if it does not. A length that is set could cut off what is
     /// written behind it meanwhile.
     fn reach(&self, end: u64) -> io::Result<()> {
@@ -224,7 +246,7 @@ impl Storage for FileStorage {
         match self.file.sync_data() {
             // Such as a character device: there is nothing to be made durable.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-            done => done,
+            done => self.flushed(done),
         }
     }
 
@@ -303,5 +325,19 @@ impl Storage for FileStorage {
 
     fn allocated(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.blocks().saturating_mul(512))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_flush_that_failed_none_succeeds() {
+        let storage = FileStorage::from_file(tempfile::tempfile().unwrap()).unwrap();
+        storage.flush().unwrap();
+        let lost = Err(io::Error::from_raw_os_error(libc::EIO));
+        assert!(storage.flushed(lost).is_err());
+        assert_eq!(storage.flush().unwrap_err().raw_os_error(), Some(libc::EIO));
     }
 }

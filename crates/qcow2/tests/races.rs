@@ -296,6 +296,32 @@ fn growth_shows_nothing_of_what_lies_below() {
     }
 }
 
+/// A write that begins where no data is ends before data that others write in place.
+#[test]
+fn writes_that_meet_between_subclusters_keep_each_other() {
+    // Subclusters of 2 KiB: none, and data.
+    let file = Arc::new(Hooked::new(created(&CreateOptions {
+        cluster_size: 65536,
+        extended_l2: true,
+        ..options(1 << 20)
+    })));
+    let image = Arc::new(open(Arc::clone(&file) as _));
+    image.write_at(&[1; 2048], 2048).unwrap();
+    let other = Arc::downgrade(&image);
+    let busy = AtomicBool::new(false);
+    file.set(move || {
+        if let (Some(image), false) = (other.upgrade(), busy.swap(true, Ordering::SeqCst)) {
+            image.write_at(&[3; 512], 3072).unwrap();
+        }
+    });
+    image.write_at(&[2; 1024], 1536).unwrap();
+    reads_as(&image, 2, 1536, 1024);
+    reads_as(&image, 3, 3072, 512);
+    reads_as(&image, 1, 3584, 512);
+    reads_as(&image, 0, 0, 1536);
+    is_sound(&image);
+}
+
 /// However many writes come one after another, an operation on the whole image gets its turn.
 #[test]
 fn operations_on_the_whole_image_get_their_turn() {

@@ -36,6 +36,8 @@ struct Pending {
     new: bool,
     /// What is not written reads as zeroes already.
     fresh: bool,
+    /// How many bytes of the write go there, at most.
+    most: u64,
     /// The first and the last cluster's entries before.
     first: L2Entry,
     last: L2Entry,
@@ -244,7 +246,7 @@ impl Image {
         state.in_flight.push((start, end));
         drop(state);
 
-        let count = (end - at).min(buf.len() as u64);
+        let count = (end - at).min(buf.len() as u64).min(pending.most);
         self.tracker.mark(at, count);
         let written = self.write_pending(&pending, &buf[..count as usize], at);
 
@@ -285,6 +287,9 @@ impl Image {
                 host,
                 new: false,
                 fresh: false,
+                // Up to the next subcluster with data: others may be writing to that in place, and
+                // wait for nobody.
+                most: self.run(at, length)?.length,
                 first,
                 last: first,
             }));
@@ -315,6 +320,7 @@ impl Image {
                 host,
                 new,
                 fresh,
+                most: length,
                 first,
                 last,
             }));
@@ -336,6 +342,7 @@ impl Image {
             host: got.offset,
             new: true,
             fresh: got.fresh,
+            most: length,
             first,
             last,
         }))

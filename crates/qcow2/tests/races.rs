@@ -14,7 +14,7 @@ use common::{is_sound, reads_as, rounds};
 use strata_qcow2::storage::MemoryStorage;
 use strata_qcow2::{
     AmendOptions, Backing, CreateOptions, Error, Extent, Image, NewSnapshot, Node, OpenOptions,
-    Preallocation, RawDisk, Storage,
+    Preallocation, RawDisk, Storage, rebase,
 };
 
 const CLUSTER: u64 = 4096;
@@ -320,6 +320,43 @@ fn writes_that_meet_between_subclusters_keep_each_other() {
     reads_as(&image, 1, 3584, 512);
     reads_as(&image, 0, 0, 1536);
     is_sound(&image);
+}
+
+/// What is written while the old backing's data is copied up is newer than that.
+#[test]
+fn writes_beside_a_rebase_are_kept() {
+    const SIZE: u64 = 4 << 20;
+    let raw = |byte| {
+        let below: Arc<dyn Storage> = Arc::new(MemoryStorage::new(vec![byte; SIZE as usize]));
+        Arc::new(Node::Raw(RawDisk::new(below).unwrap()))
+    };
+    for extended_l2 in [false, true] {
+        let image = Image::open(
+            created(&CreateOptions {
+                cluster_size: 65536,
+                extended_l2,
+                ..options(SIZE)
+            }),
+            OpenOptions {
+                writable: true,
+                backing: Backing::Node(raw(5)),
+                ..Default::default()
+            },
+        )
+        .unwrap();
+        let written = (0..SIZE).step_by(8192);
+        thread::scope(|scope| {
+            scope.spawn(|| rebase(&image, Some(raw(6)), Some(("b", "raw")), &mut |_, _| true));
+            for at in written.clone() {
+                image.write_at(&[7; 4096], at).unwrap();
+            }
+        });
+        for at in written {
+            reads_as(&image, 7, at, 4096);
+            reads_as(&image, 5, at + 4096, 4096);
+        }
+        is_sound(&image);
+    }
 }
 
 /// However many writes come one after another, an operation on the whole image gets its turn.

@@ -24,6 +24,8 @@ pub(crate) enum Area {
     Disk,
     /// Machine state, or space that the disk is to get.
     PastEnd,
+    /// Those of the disk that nothing in this image has a word on; what others have is kept.
+    Vacant,
 }
 
 /// Clusters that are being written before the tables name them.
@@ -55,12 +57,22 @@ impl Image {
         self.write_in(Area::Disk, buf, offset)
     }
 
+    /// Copies what lies below into the image, where it still shows.
+    pub(crate) fn fill_at(&self, buf: &[u8], offset: u64) -> Result<()> {
+        self.check_write(offset, buf.len() as u64)?;
+        self.write_in(Area::Vacant, buf, offset)
+    }
+
     /// Writes guest data whose range has been checked.
     pub(crate) fn write_in(&self, area: Area, buf: &[u8], offset: u64) -> Result<()> {
         let mut buf = buf;
         let mut at = offset;
         while !buf.is_empty() {
-            let count = match self.write_in_place(buf, at)? {
+            let in_place = match area {
+                Area::Disk | Area::PastEnd => self.write_in_place(buf, at)?,
+                Area::Vacant => 0,
+            };
+            let count = match in_place {
                 0 => self.write_new(area, buf, at)?,
                 count => count,
             };
@@ -235,9 +247,17 @@ impl Image {
         let start = self.geometry.cluster_start(at);
         let state = self.lock_to_write()?;
         let mut state = self.wait_for(state, start, start + self.geometry.cluster_size());
-        if area == Area::Disk {
+        let mut buf = buf;
+        if area != Area::PastEnd {
             // The disk may have shrunk since the range was checked.
             self.check_range(at, buf.len() as u64)?;
+        }
+        if area == Area::Vacant {
+            let run = self.run(at, buf.len() as u64)?;
+            if !matches!(run.kind, Kind::Unallocated | Kind::UnallocatedIn(_)) {
+                return Ok(run.length);
+            }
+            buf = &buf[..run.length as usize];
         }
         let Some(pending) = self.begin(&mut state, at, buf.len() as u64)? else {
             return Ok(0);

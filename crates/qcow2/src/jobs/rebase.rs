@@ -67,14 +67,15 @@ fn read(node: Option<&Node>, buf: &mut [u8], at: u64) -> Result<()> {
     }
 }
 
-/// Writes the units of `before` that are not the same in `after`.
+/// Writes the units of `before` that are not the same in `after`, where nothing else has been written
+/// meanwhile.
 fn copy_differences(image: &Image, before: &[u8], after: &[u8], at: u64) -> Result<()> {
     let unit = image.geometry().subcluster_size().max(4096);
     let mut start = 0;
     while start < before.len() {
         let end = ((at + start as u64) / unit * unit + unit - at).min(before.len() as u64) as usize;
         if before[start..end] != after[start..end] {
-            image.write_at(&before[start..end], at + start as u64)?;
+            image.fill_at(&before[start..end], at + start as u64)?;
         }
         start = end;
     }

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use strata_virtio::{Context, Error, EventSet, Worker};
 use vmm_sys_util::timerfd::TimerFd;
@@ -51,6 +51,8 @@ pub(super) struct PairWorker {
     kernel: Option<Kernel>,
     /// Only where a rate is limited.
     timer: Option<TimerFd>,
+    /// When the timer will fire.
+    due: Option<Instant>,
     shared: Arc<Shared>,
 }
 
@@ -90,6 +92,7 @@ impl PairWorker {
             slot,
             kernel,
             timer,
+            due: None,
             shared,
         })
     }
@@ -145,6 +148,12 @@ impl PairWorker {
         let Some(timer) = &mut self.timer else {
             return Ok(());
         };
+        let due = Instant::now() + wait;
+        // The other direction may have less to wait for. Both look again when the timer fires.
+        if self.due.is_some_and(|other| other <= due) {
+            return Ok(());
+        }
+        self.due = Some(due);
         timer.reset(wait, None).map_err(|error| Error::Io {
             action: "set the timer of a rate limit",
             source: error.into(),
@@ -203,6 +212,7 @@ impl Worker for PairWorker {
         {
             // Level-triggered: reading it ends the event.
             let _ = timer.wait();
+            self.due = None;
         }
         if events.contains(EventSet::OUT)
             && let Some(endpoint) = &mut self.endpoint

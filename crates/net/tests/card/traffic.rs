@@ -249,6 +249,32 @@ fn small_frames_are_limited_in_both_directions() {
 }
 
 #[test]
+fn a_direction_that_waits_long_does_not_hold_the_other() {
+    let host = Namespace::new().unwrap();
+    let tap = tap(&host, "tap0", 1, 1500, Some("192.0.2.1/24"));
+    let mut config = config();
+    config.rx_limit.frames = Some(1000);
+    // The first frame is paid for by all that come in the next minute.
+    config.tx_limit.bytes = Some(1);
+    let guest = Guest::new(tap, config, "192.0.2.2/24", ALL);
+    let sent = || guest.link.statistics().tx_frames;
+    let socket = guest.stack.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+    let _ = socket.send_to(&[0; 18], (HOST, 9));
+    wait("the first frame", || (sent() > 0).then_some(()));
+    // More than pass at once, and then nothing comes that would wake anybody.
+    let before = guest.link.statistics().rx_frames;
+    let socket = host.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+    host.ip("neigh replace 192.0.2.2 lladdr 52:54:00:12:34:56 dev tap0")
+        .unwrap();
+    for _ in 0..400 {
+        let _ = socket.send_to(&[0; 18], (GUEST, 9));
+    }
+    wait("all of them", || {
+        (guest.link.statistics().rx_frames >= before + 400).then_some(())
+    });
+}
+
+#[test]
 fn a_flood_from_the_host_does_not_starve_the_guests_own_frames() {
     let (host, guest) = host_and_guest(ALL, 1500);
     assert!(datagram(&host, &guest.stack, GUEST, b"warm"));

@@ -61,6 +61,8 @@ struct Line {
     ended: bool,
     /// Whether the stream takes no bytes now.
     blocked: bool,
+    /// Whether the size has changed while no program in the guest had the console open.
+    resized: bool,
     /// Bytes of the next buffer that the stream has taken already.
     written: u64,
     /// What the stream is watched for.
@@ -125,6 +127,7 @@ impl ConsoleWorker {
             ended: port.stream.is_none(),
             port,
             blocked: false,
+            resized: false,
             written: 0,
             watched: EventSet::empty(),
         });
@@ -279,6 +282,10 @@ impl ConsoleWorker {
             (control::PORT_OPEN, value) => {
                 if let Some(line) = self.lines.get_mut(port) {
                     line.open = value == 1;
+                    if line.open && std::mem::take(&mut line.resized) {
+                        self.tell_size(message.port)?;
+                        self.send(context)?;
+                    }
                     return self.receive(port, context);
                 }
             }
@@ -306,7 +313,16 @@ impl ConsoleWorker {
     fn tell_size(&mut self, port: u32) -> Result<(), Error> {
         // Columns, rows. Linux before 2025 took them for rows, columns.
         let size = self.shared.size.load(Ordering::Acquire).to_le_bytes();
-        self.tell(port, control::RESIZE, 0, &size)
+        let (event, value) = (control::RESIZE, 0);
+        let head = Control { port, event, value }.to_bytes();
+        // The host may change the size as often as it likes while the guest takes no messages: one
+        // that waits tells the new one.
+        if let Some(waiting) = self.waiting.iter_mut().find(|m| m.starts_with(&head)) {
+            waiting.truncate(Control::SIZE);
+            waiting.extend(size);
+            return Ok(());
+        }
+        self.tell(port, event, value, &size)
     }
 
     fn tell(&mut self, port: u32, event: u16, value: u16, more: &[u8]) -> Result<(), Error> {
@@ -349,8 +365,12 @@ impl ConsoleWorker {
             return Ok(());
         }
         for port in 0..self.lines.len() {
-            let line = &self.lines[port];
-            if line.open && line.port.name.is_empty() {
+            let line = &mut self.lines[port];
+            if !line.port.name.is_empty() {
+                continue;
+            }
+            line.resized = !line.open;
+            if line.open {
                 self.tell_size(port as u32)?;
             }
         }

@@ -234,6 +234,63 @@ fn ports_are_introduced_and_carry_bytes_when_open() {
     assert_eq!(hear(&mut driver)[8..], [100, 0, 30, 0]);
 }
 
+/// A console beside a named port, introduced, and its driver, which takes no control messages.
+fn introduced() -> (MockDriver, [UnixStream; 2], ConsoleHandle) {
+    let ((console, console_end), (agent, agent_end)) = (pair(), pair());
+    let ports = vec![Port::console(console_end), Port::named("x", agent_end)];
+    let device = Console::new(ports).unwrap();
+    let handle = device.handle();
+    let mut driver = MockDriver::new(Box::new(device));
+    driver.start(u64::MAX);
+    driver.request(3, &[&control(0, 3, 1)], &[]);
+    for _ in 0..3 {
+        driver.request(2, &[], &[64]);
+    }
+    (driver, [console, agent], handle)
+}
+
+/// Has the worker look at all that has come before: it serves what is ready in turns.
+fn settle(driver: &mut MockDriver) {
+    for _ in 0..3 {
+        // What no event has this number for.
+        driver.request(3, &[&control(0, 99, 0)], &[]);
+    }
+}
+
+#[test]
+fn a_size_that_comes_before_the_console_is_open_is_told() {
+    let (mut driver, _hosts, handle) = introduced();
+    handle.resize(100, 30).unwrap();
+    settle(&mut driver);
+    driver.request(3, &[&control(0, 6, 1)], &[]);
+    driver.add(2, &[], &[64]);
+    driver.kick(2);
+    assert_eq!(bytes(&driver.wait_used(2))[8..], [100, 0, 30, 0]);
+    // Once.
+    driver.request(3, &[&control(0, 6, 0)], &[]);
+    driver.request(3, &[&control(0, 6, 1)], &[]);
+    driver.add(2, &[], &[64]);
+    driver.kick(2);
+    settle(&mut driver);
+    assert!(driver.take_used(2).is_none());
+}
+
+#[test]
+fn sizes_that_the_guest_does_not_hear_of_do_not_pile_up() {
+    let (mut driver, _hosts, handle) = introduced();
+    driver.request(3, &[&control(0, 6, 1)], &[]);
+    for rows in 0..200 {
+        handle.resize(80, rows).unwrap();
+        settle(&mut driver);
+    }
+    assert!(!driver.needs_reset());
+    assert_eq!(bytes(&driver.request(2, &[], &[64]))[8..], [80, 0, 199, 0]);
+    driver.add(2, &[], &[64]);
+    driver.kick(2);
+    settle(&mut driver);
+    assert!(driver.take_used(2).is_none());
+}
+
 #[test]
 fn control_messages_that_nobody_takes_end() {
     let (_host, end) = pair();

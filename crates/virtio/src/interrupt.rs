@@ -34,6 +34,8 @@ pub(crate) struct Signals {
     breaks: AtomicU32,
     /// Whether the driver has said DRIVER_OK: before, it gets no interrupt (virtio 1.2, 3.1.1).
     pub(crate) driver_ok: AtomicBool,
+    /// Whether something changed since the driver has begun, before it could be told.
+    untold: AtomicBool,
 }
 
 impl Signals {
@@ -48,6 +50,7 @@ impl Signals {
             needs_reset: AtomicBool::new(false),
             breaks: AtomicU32::new(0),
             driver_ok: AtomicBool::new(false),
+            untold: AtomicBool::new(false),
         }
     }
 
@@ -101,9 +104,27 @@ impl Signals {
         log::log!(level, "{name} needs a reset: {}", Chained(error));
     }
 
+    /// A driver begins, which has yet to look at the configuration.
+    pub(crate) fn driver_begins(&self) {
+        self.untold.store(false, Ordering::SeqCst);
+    }
+
+    /// The driver may be interrupted from now on. It is at once if the configuration is no longer
+    /// what it may have read.
+    pub(crate) fn driver_is_ok(&self) {
+        self.driver_ok.store(true, Ordering::SeqCst);
+        if self.untold.swap(false, Ordering::SeqCst) {
+            self.config_interrupt();
+        }
+    }
+
     fn config_interrupt(&self) {
         if !self.driver_ok.load(Ordering::SeqCst) {
-            return;
+            self.untold.store(true, Ordering::SeqCst);
+            // Either this sees that the driver is ready meanwhile, or that one sees the note.
+            if !self.driver_ok.load(Ordering::SeqCst) {
+                return;
+            }
         }
         // The bit is set with MSI-X, too (virtio 1.2, 4.1.5.4.1).
         self.isr.fetch_or(ISR_CONFIG, Ordering::Release);

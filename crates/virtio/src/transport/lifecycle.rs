@@ -85,6 +85,9 @@ impl Lifecycle {
             return;
         }
         let before = self.registers.status;
+        if before == 0 {
+            self.signals.driver_begins();
+        }
         // A driver never clears a bit but by a reset (2.1.1).
         let mut status = before | value & !super::common::NEEDS_RESET;
         if status & !before & FEATURES_OK != 0 && !self.registers.features_fit() {
@@ -128,7 +131,7 @@ impl Lifecycle {
 
     /// Hands the queues to the device's workers. Whatever fails breaks the device.
     fn activate(&mut self) {
-        self.signals.driver_ok.store(true, Ordering::SeqCst);
+        self.signals.driver_is_ok();
         if self.signals.needs_reset.load(Ordering::SeqCst) {
             return;
         }

@@ -179,11 +179,46 @@ fn a_change_of_configuration_is_told_when_the_driver_is_ready() {
     let before = driver.generation();
     probe.change.get().unwrap().changed();
     assert_eq!(driver.generation(), before + 1);
-    driver.driver_ok();
     assert!(!driver.wait_interrupt(0, SHORT), "not before DRIVER_OK");
+    // But then: it may have read the configuration before.
+    driver.driver_ok();
+    assert!(driver.wait_interrupt(0, Duration::from_secs(10)));
+    assert!(!driver.wait_interrupt(0, SHORT), "once");
     probe.change.get().unwrap().changed();
     assert!(driver.wait_interrupt(0, Duration::from_secs(10)));
     assert_eq!(driver.generation(), before + 2);
+}
+
+#[test]
+fn a_change_before_a_driver_comes_is_no_news_to_it() {
+    let probe = Probe::new();
+    let mut driver = MockDriver::new(Box::new(Slow(probe.clone())));
+    let change = probe.change.get().unwrap();
+    change.changed();
+    driver.start(0);
+    assert!(!driver.wait_interrupt(0, SHORT));
+    driver.reset();
+    change.changed();
+    driver.start(0);
+    assert!(!driver.wait_interrupt(0, SHORT));
+}
+
+/// Whatever the order, the driver hears of a change that it may not have read.
+#[test]
+fn a_change_beside_driver_ok_is_told() {
+    let probe = Probe::new();
+    let mut driver = MockDriver::new(Box::new(Slow(probe.clone())));
+    let change = probe.change.get().unwrap();
+    for _ in 0..200 {
+        driver.reset();
+        driver.negotiate(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| change.changed());
+            driver.driver_ok();
+        });
+        assert!(driver.wait_interrupt(0, Duration::from_secs(10)));
+        while driver.wait_interrupt(0, Duration::ZERO) {}
+    }
 }
 
 #[test]

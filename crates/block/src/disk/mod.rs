@@ -99,6 +99,20 @@ impl Disk {
         Self::from_links(links, files, name.to_owned(), read_only, Cache::Writeback)
     }
 
+    /// A disk on one storage, of which `open` makes the node, as if it were a file's.
+    #[cfg(test)]
+    pub(crate) fn on_storage(
+        storage: Arc<dyn Storage>,
+        open: impl FnOnce(Arc<dyn Storage>) -> Node,
+    ) -> Self {
+        let file = Arc::new(HostFile::new(storage, Path::new("test"), None));
+        let node = Arc::new(open(Arc::clone(&file) as _));
+        let mut files = Vec::new();
+        let links = vec![Link::new(node, file, &mut files, false)];
+        Self::from_links(links, files, "test".to_owned(), false, Cache::Writeback)
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
     fn from_links(
         links: Vec<Link>,
         files: Vec<Arc<HostFile>>,
@@ -208,13 +222,15 @@ impl Disk {
         &self.links[0].node
     }
 
-    /// The file of a raw disk, which a ring can flush by itself. An image has metadata to write
-    /// first.
+    /// The file of a raw disk that a ring can flush by itself. An image has metadata to write first,
+    /// and flushes of the page cache have to know of each other.
     pub(crate) fn plain_file(&self) -> Option<u16> {
-        match &*self.links[0].node {
-            Node::Raw(_) => self.links[0].file,
-            Node::Qcow2(_) => None,
-        }
+        let Node::Raw(_) = &*self.links[0].node else {
+            return None;
+        };
+        let file = self.links[0].file?;
+        let cached = self.files.get(usize::from(file))?.is_cached();
+        (!cached).then_some(file)
     }
 
     pub(crate) fn name(&self) -> &str {

@@ -3,6 +3,8 @@
 mod config;
 mod device;
 #[cfg(test)]
+mod flush_tests;
+#[cfg(test)]
 mod lock_tests;
 mod request;
 mod server;

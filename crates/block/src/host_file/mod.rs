@@ -1,5 +1,7 @@
 //! A file of a chain, with its name.
 
+mod flushes;
+
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::BorrowedFd;
@@ -8,6 +10,7 @@ use std::sync::Arc;
 
 use strata_qcow2::Storage;
 
+use self::flushes::Flushes;
 use crate::log_limit::LogLimit;
 
 /// A storage whose failures are logged with the file's name and the offset, once, at the place
@@ -16,6 +19,7 @@ pub(crate) struct HostFile {
     inner: Arc<dyn Storage>,
     path: PathBuf,
     log: LogLimit,
+    flushes: Flushes,
     /// Holds the file's locks until the storage is dropped.
     _lock: Option<File>,
 }
@@ -26,6 +30,7 @@ impl HostFile {
             inner,
             path: path.to_path_buf(),
             log: LogLimit::default(),
+            flushes: Flushes::default(),
             _lock: lock,
         }
     }
@@ -36,6 +41,11 @@ impl HostFile {
         self.log.error(format_args!(
             "cannot {action} {len} bytes at offset {offset:#x} of {path}: {error}"
         ));
+    }
+
+    /// Whether what is written waits in the kernel's page cache for a flush; not so with O_DIRECT.
+    pub(crate) fn is_cached(&self) -> bool {
+        self.inner.as_fd().is_some() && self.inner.alignment() == 1
     }
 
     fn told<T>(&self, action: &str, offset: u64, len: u64, result: io::Result<T>) -> io::Result<T> {
@@ -61,7 +71,13 @@ impl Storage for HostFile {
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.told("flush", 0, 0, self.inner.flush())
+        let flush = || self.inner.flush();
+        let result = if self.is_cached() {
+            self.flushes.run(flush)
+        } else {
+            flush()
+        };
+        self.told("flush", 0, 0, result)
     }
 
     fn len(&self) -> io::Result<u64> {

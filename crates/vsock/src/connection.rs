@@ -89,7 +89,7 @@ pub(crate) struct Connection {
     sent: u32,
     guest_room: u32,
     guest_taken: u32,
-    /// Whether the guest was asked for its room, and has not answered.
+    /// Whether the guest was asked for its room, and has had none since.
     room_asked: bool,
 
     /// Whether the host takes no bytes now.
@@ -212,7 +212,11 @@ impl Connection {
     pub(crate) fn credit(&mut self, header: &Header) {
         self.guest_room = header.buf_alloc;
         self.guest_taken = header.fwd_cnt;
-        self.room_asked = false;
+        // Until there is room it was asked: it tells by itself when its program has read. To ask
+        // again at once would have both sides do nothing else meanwhile.
+        if self.credit_left() > 0 {
+            self.room_asked = false;
+        }
     }
 
     /// The guest has answered that it takes the connection.

@@ -89,6 +89,8 @@ impl HotPlug {
                 Err(Error::SlotTaken { .. }) => {}
                 Err(error) => return Err(error),
                 Ok(()) => {
+                    // It was for the one before: the guest ejected that while it was asked to.
+                    self.removing.fetch_and(!(1 << slot), Ordering::Release);
                     self.inserted.fetch_or(1 << slot, Ordering::Release);
                     self.events.notify();
                     return Ok(slot);

@@ -90,6 +90,19 @@ fn an_eject_forgets_what_was_to_be_told() {
     assert_eq!(read(&hot_plug, 4), 0);
 }
 
+/// Asked twice, the second time just when the guest let go, nobody is left to be asked.
+#[test]
+fn a_removal_that_came_too_late_is_not_the_next_functions() {
+    let (_, _, hot_plug) = machine(0b10);
+    hot_plug.set_state(&HotPlugState {
+        inserted: 0,
+        removing: 2,
+    });
+    assert_eq!(hot_plug.add(Toy::new()).unwrap(), 1);
+    assert_eq!(read(&hot_plug, 4), 0);
+    assert_eq!(read(&hot_plug, 0), 2);
+}
+
 #[test]
 fn other_accesses_do_nothing() {
     let (bus, _, hot_plug) = machine(0b10);

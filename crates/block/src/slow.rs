@@ -122,7 +122,8 @@ impl Mailbox {
         self.signal();
     }
 
-    fn signal(&self) {
+    /// Has the worker look at what it waits for.
+    pub(crate) fn signal(&self) {
         // It fails only when the counter is full, and then the event is set.
         let _ = self.event.write(1);
     }

@@ -391,6 +391,30 @@ fn limits_hold() {
 }
 
 #[test]
+fn other_limits_let_go_what_the_old_ones_hold() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = BlockOptions {
+        limits: Limits { iops: 0, bps: 1 },
+        ..BlockOptions::default()
+    };
+    let mut guest = Guest::new(raw(&dir.path().join("a"), MIB), options);
+    // The price of this one is paid by the next.
+    assert_eq!(guest.write(0, &[1; 512]), OK);
+    let mut flush = [0; 16];
+    flush[0] = 4;
+    let mut write = [0; 16];
+    write[0] = 1;
+    guest.driver.add(0, &[&write, &[2; 512]], &[1]);
+    guest.driver.add(0, &[&flush], &[1]);
+    guest.driver.kick(0);
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(guest.driver.take_used(0).is_none(), "it waits");
+    guest.control.set_limits(Limits { iops: 1000, bps: 0 });
+    assert_eq!(guest.driver.wait_used(0).written, [OK]);
+    assert_eq!(guest.driver.wait_used(0).written, [OK]);
+}
+
+#[test]
 fn many_requests_on_many_queues() {
     let dir = tempfile::tempdir().unwrap();
     let options = BlockOptions {

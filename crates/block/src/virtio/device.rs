@@ -311,9 +311,12 @@ impl BlockControl {
         self.shared.limiter.limits()
     }
 
-    /// Other rate limits from now on. A queue that waits does so until the old ones let it go.
+    /// Other rate limits from now on, also for what the old ones hold back.
     pub fn set_limits(&self, limits: Limits) {
         self.shared.limiter.set(limits);
+        for mailbox in lock(&self.shared.mailboxes).iter() {
+            mailbox.signal();
+        }
     }
 
     /// Changes the disk's size in bytes, a whole number of the device's blocks, and tells the driver.

@@ -343,7 +343,7 @@ impl Server<'_> {
         self.fail(slot, Some(&failure.error), &failure.error)
     }
 
-    /// Finishes what the slow path has done.
+    /// Finishes what the slow path has done, and does what the owner asks for.
     fn take_mail(&mut self) -> Result<(), Error> {
         let mut done = std::mem::take(&mut self.running.done);
         self.running.mailbox.take(&mut done);
@@ -366,7 +366,8 @@ impl Server<'_> {
         if self.running.mailbox.take_retry() {
             self.retry_parked()?;
         }
-        Ok(())
+        // The limits may be others.
+        self.release_throttled()
     }
 
     /// The next step of a request whose last one succeeded.
@@ -481,7 +482,7 @@ impl Server<'_> {
         leave(&self.shared.disk, ticket);
     }
 
-    /// The time of the request that the limit holds back has come.
+    /// The request that the limit holds back may have to wait no longer.
     fn release_throttled(&mut self) -> Result<(), Error> {
         match self.running.throttled.take() {
             Some(slot) => self.admit(slot),

@@ -485,8 +485,22 @@ impl Server<'_> {
     /// The request that the limit holds back may have to wait no longer.
     fn release_throttled(&mut self) -> Result<(), Error> {
         match self.running.throttled.take() {
-            Some(slot) => self.admit(slot),
+            Some(slot) if self.fits(slot) => self.admit(slot),
+            Some(slot) => self.refuse(slot, Status::IoError),
             None => Ok(()),
+        }
+    }
+
+    /// Whether a request that has waited is still inside of the disk, which may be smaller by now.
+    fn fits(&self, slot: SlotId) -> bool {
+        let entry = &self.running.entries[usize::from(slot)];
+        let size = self.shared.disk.size();
+        match entry.request {
+            Request::Read { offset, len } | Request::Write { offset, len } => offset + len <= size,
+            Request::Discard | Request::WriteZeroes => {
+                entry.ranges.iter().all(|r| r.offset + r.len <= size)
+            }
+            Request::Flush | Request::GetId => true,
         }
     }
 
@@ -495,7 +509,8 @@ impl Server<'_> {
         for slot in std::mem::take(&mut self.running.parked) {
             self.shared.parked.fetch_sub(1, Ordering::AcqRel);
             match self.running.entries[usize::from(slot)].stage {
-                Stage::Main => self.start(slot)?,
+                Stage::Main if self.fits(slot) => self.start(slot)?,
+                Stage::Main => self.refuse(slot, Status::IoError)?,
                 Stage::Flush => self.flush(slot)?,
             }
         }

@@ -134,6 +134,14 @@ fn an_unreadable_file_is_an_error_to_the_guest() {
     assert_eq!((stats.read.requests, stats.write.requests), (0, 0));
 }
 
+/// A storage knows whether an earlier flush has lost something, and a ring does not.
+#[test]
+fn what_the_page_cache_has_is_flushed_by_the_storage() {
+    // The kernel can not flush this file, and the storage says that there is nothing to do.
+    let mut guest = Guest::new(special("/proc/self/mem"), BlockOptions::default());
+    assert_eq!(guest.flush(), OK);
+}
+
 #[test]
 fn a_full_file_system_is_told_as_one() {
     let (options, heard) = hearing(ErrorPolicy::Report);

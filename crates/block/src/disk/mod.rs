@@ -99,20 +99,6 @@ impl Disk {
         Self::from_links(links, files, name.to_owned(), read_only, Cache::Writeback)
     }
 
-    /// A disk on one storage, of which `open` makes the node, as if it were a file's.
-    #[cfg(test)]
-    pub(crate) fn on_storage(
-        storage: Arc<dyn Storage>,
-        open: impl FnOnce(Arc<dyn Storage>) -> Node,
-    ) -> Self {
-        let file = Arc::new(HostFile::new(storage, Path::new("test"), None));
-        let node = Arc::new(open(Arc::clone(&file) as _));
-        let mut files = Vec::new();
-        let links = vec![Link::new(node, file, &mut files, false)];
-        Self::from_links(links, files, "test".to_owned(), false, Cache::Writeback)
-            .unwrap_or_else(|error| panic!("{error}"))
-    }
-
     fn from_links(
         links: Vec<Link>,
         files: Vec<Arc<HostFile>>,

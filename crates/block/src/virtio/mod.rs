@@ -3,8 +3,6 @@
 mod config;
 mod device;
 #[cfg(test)]
-mod flush_tests;
-#[cfg(test)]
 mod lock_tests;
 mod request;
 mod server;

@@ -3,9 +3,9 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{PoisonError, RwLock};
 
+use super::flushes::Flushes;
 use super::{Storage, write_zero_bytes};
 use crate::sys::{self, Hole};
 
@@ -29,11 +29,11 @@ pub struct FileStorage {
     device: bool,
     /// Alignment that O_DIRECT wants; 1 without it.
     alignment: usize,
-    flushes: bool,
+    /// Whether a flush does anything.
+    durable: bool,
     /// Held for writing while a bounced write reads and rewrites the blocks around it.
     rewriting: RwLock<()>,
-    /// The errno of a flush that failed, or 0.
-    lost: AtomicI32,
+    flushes: Flushes,
 }
 
 /// Covers every disk in use, for kernels that do not tell.
@@ -70,9 +70,9 @@ impl FileStorage {
             file,
             device: is_device(kind),
             alignment,
-            flushes: true,
+            durable: true,
             rewriting: RwLock::new(()),
-            lost: AtomicI32::new(0),
+            flushes: Flushes::default(),
         })
     }
 
@@ -84,9 +84,9 @@ impl FileStorage {
             file,
             device,
             alignment: 1,
-            flushes: true,
+            durable: true,
             rewriting: RwLock::new(()),
-            lost: AtomicI32::new(0),
+            flushes: Flushes::default(),
         })
     }
 
@@ -95,7 +95,7 @@ impl FileStorage {
     #[must_use]
     pub fn without_flush(self) -> Self {
         Self {
-            flushes: false,
+            durable: false,
             ..self
         }
     }
@@ -178,20 +178,17 @@ impl FileStorage {
         }
     }
 
-    /// The end of a flush. What the kernel could not write it takes for written all the same, and
-    /// tells of it once. So after a failure no later flush can promise anything, but for O_DIRECT,
-    /// where the device has what was written or the write failed.
-    pub(super) fn flushed(&self, done: io::Result<()>) -> io::Result<()> {
-        if let Err(error) = &done {
-            let errno = error.raw_os_error().unwrap_or(libc::EIO);
-            if self.alignment == 1 {
-                self.lost.store(errno, Ordering::Release);
-            }
-            return done;
-        }
-        match self.lost.load(Ordering::Acquire) {
-            0 => Ok(()),
-            errno => Err(io::Error::from_raw_os_error(errno)),
+    /// Flushes the file by `flush`. With O_DIRECT there are no pages for the kernel to lose.
+    pub(super) fn flush_by(&self, flush: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let flush = || match flush() {
+            // Such as a character device: there is nothing to be made durable.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            done => done,
+        };
+        match (self.durable, self.alignment) {
+            (false, _) => Ok(()),
+            (true, 1) => self.flushes.run(flush),
+            (true, _) => flush(),
         }
     }
 
@@ -240,14 +237,7 @@ impl Storage for FileStorage {
     }
 
     fn flush(&self) -> io::Result<()> {
-        if !self.flushes {
-            return Ok(());
-        }
-        match self.file.sync_data() {
-            // Such as a character device: there is nothing to be made durable.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-            done => self.flushed(done),
-        }
+        self.flush_by(|| self.file.sync_data())
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -325,19 +315,5 @@ impl Storage for FileStorage {
 
     fn allocated(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.blocks().saturating_mul(512))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn after_a_flush_that_failed_none_succeeds() {
-        let storage = FileStorage::from_file(tempfile::tempfile().unwrap()).unwrap();
-        storage.flush().unwrap();
-        let lost = Err(io::Error::from_raw_os_error(libc::EIO));
-        assert!(storage.flushed(lost).is_err());
-        assert_eq!(storage.flush().unwrap_err().raw_os_error(), Some(libc::EIO));
     }
 }

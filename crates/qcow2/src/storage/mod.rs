@@ -3,6 +3,7 @@
 mod direct;
 mod encrypted;
 mod file;
+mod flushes;
 mod memory;
 #[cfg(feature = "io-uring")]
 mod uring;
@@ -32,7 +33,8 @@ pub trait Storage: Send + Sync {
     /// Writes all of `bufs` from `offset` on; the storage grows as needed.
     fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
 
-    /// Makes everything written before this call durable.
+    /// Makes everything written before this call durable. Where it is not known after a failure
+    /// what is lost, such as in a kernel's page cache, none succeeds any more.
     fn flush(&self) -> io::Result<()>;
 
     /// Size.

@@ -64,7 +64,7 @@ impl Storage for UringStorage {
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.file.flushed(self.ring().flush(self.file.file()))
+        self.file.flush_by(|| self.ring().flush(self.file.file()))
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -1,7 +1,5 @@
 //! A file of a chain, with its name.
 
-mod flushes;
-
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::BorrowedFd;
@@ -10,7 +8,6 @@ use std::sync::Arc;
 
 use strata_qcow2::Storage;
 
-use self::flushes::Flushes;
 use crate::log_limit::LogLimit;
 
 /// A storage whose failures are logged with the file's name and the offset, once, at the place
@@ -19,7 +16,6 @@ pub(crate) struct HostFile {
     inner: Arc<dyn Storage>,
     path: PathBuf,
     log: LogLimit,
-    flushes: Flushes,
     /// Holds the file's locks until the storage is dropped.
     _lock: Option<File>,
 }
@@ -30,7 +26,6 @@ impl HostFile {
             inner,
             path: path.to_path_buf(),
             log: LogLimit::default(),
-            flushes: Flushes::default(),
             _lock: lock,
         }
     }
@@ -71,13 +66,7 @@ impl Storage for HostFile {
     }
 
     fn flush(&self) -> io::Result<()> {
-        let flush = || self.inner.flush();
-        let result = if self.is_cached() {
-            self.flushes.run(flush)
-        } else {
-            flush()
-        };
-        self.told("flush", 0, 0, result)
+        self.told("flush", 0, 0, self.inner.flush())
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -52,12 +52,19 @@ fn deflate(cluster: &[u8], limit: usize) -> Option<Vec<u8>> {
             Compress::new_with_window_bits(Compression::new(ZLIB_LEVEL), false, WINDOW_BITS)
         });
         engine.reset();
-        let mut out = Vec::with_capacity(limit);
+        // Room for whatever may come, although more than `limit` is of no use: zlib-rs panics where
+        // a block that it stores as it is has to wait for room (0.6.8, 16 KiB of random bytes).
+        let mut out = Vec::with_capacity(deflate_bound(cluster.len()));
         let status = engine
             .compress_vec(cluster, &mut out, FlushCompress::Finish)
             .ok()?;
         (status == Status::StreamEnd && out.len() <= limit).then_some(out)
     })
+}
+
+/// Bytes that any data of a length takes at most, as zlib's deflateBound has them.
+fn deflate_bound(length: usize) -> usize {
+    length + length.div_ceil(8) + length.div_ceil(64) + 16
 }
 
 /// Decompresses `data` into all of `cluster`.
@@ -139,16 +146,19 @@ mod tests {
     #[test]
     fn noise_does_not_shrink() {
         let mut state = 1u64;
-        let noise: Vec<u8> = std::iter::repeat_with(|| {
+        let mut noise = std::iter::repeat_with(|| {
             state = state
-                .wrapping_mul(6364136223846793005)
-                .wrapping_add(1442695040888963407);
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) as u8
-        })
-        .take(4096)
-        .collect();
-        for kind in [CompressionType::Zlib, CompressionType::Zstd] {
-            assert_eq!(compress(kind, &noise).unwrap(), None);
+        });
+        // Of 16 KiB, one in forty was too much for the compressor.
+        let many = std::iter::repeat_n(1 << 14, 200);
+        for size in (9..=21).map(|bits| 1 << bits).chain(many) {
+            let cluster: Vec<u8> = noise.by_ref().take(size).collect();
+            for kind in [CompressionType::Zlib, CompressionType::Zstd] {
+                assert_eq!(compress(kind, &cluster).unwrap(), None);
+            }
         }
     }
 }

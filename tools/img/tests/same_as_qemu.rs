@@ -395,6 +395,55 @@ fn snapshots_are_not_applied_under_bitmaps() {
     ]);
 }
 
+#[test]
+fn inconsistent_bitmaps_can_only_be_removed() {
+    if !qemu_is_there() {
+        return;
+    }
+    let pair = Pair::new();
+    for line in [
+        "qemu-img create -q -f qcow2 a 1M",
+        "qemu-img bitmap --add a bits",
+        // The flags of QEMU's directory: in use, and enabled.
+        "qemu-io -f raw -c 'write -P 3 327695 1' a",
+    ] {
+        pair.run(line);
+    }
+    std::fs::copy(pair.theirs().join("a"), pair.ours().join("a")).unwrap();
+    for line in [
+        "qemu-img info --output=json a",
+        "qemu-img resize a 2M",
+        "qemu-img resize --shrink a 512k",
+        "qemu-img bitmap --clear a bits",
+        "qemu-img bitmap --enable a bits",
+        "qemu-img bitmap --disable a bits",
+        "qemu-img bitmap --merge bits a bits",
+        "qemu-img bitmap --add a bits",
+        "qemu-img bitmap --remove a bits",
+        "qemu-img resize a 2M",
+    ] {
+        let [ours, theirs] = pair.run(line);
+        assert_eq!(ours, theirs, "left: ours, right: QEMU's, of: {line}");
+    }
+}
+
+#[test]
+fn bitmaps_survive_amendments() {
+    compare(&[
+        "qemu-img create -q -f qcow2 a 1M",
+        "qemu-img bitmap --add a bits",
+        "qemu-io -c 'write 128k 64k' a",
+        "qemu-img amend -o lazy_refcounts=on a",
+        "qemu-img info --output=json a",
+        "qemu-img amend -o refcount_bits=8 a",
+        "qemu-img info --output=json a",
+        "qemu-img amend -o lazy_refcounts=off,refcount_bits=64 a",
+        "qemu-img info --output=json a",
+        "qemu-img check -q a",
+        "qemu-img bitmap --clear a bits",
+    ]);
+}
+
 /// Version 2 has no mark for zeroes, which the new backing file would show through otherwise.
 #[test]
 fn zeroes_of_version_2_stay_zeroes_above_another_backing_file() {

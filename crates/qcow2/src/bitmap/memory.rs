@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::format::{DirectoryEntry, bytes_for};
+use super::format::{AUTO, DirectoryEntry, bytes_for};
 
 /// Words of one page of bits: 4 KiB.
 const PAGE_WORDS: usize = 512;
@@ -56,6 +56,7 @@ impl Bitmap {
     /// A bitmap that can only be kept as it is.
     pub(crate) fn unusable(entry: DirectoryEntry) -> Self {
         let mut bitmap = Self::new(entry.name.clone(), entry.granularity_bits, 0);
+        bitmap.enabled = (entry.flags & AUTO != 0).into();
         bitmap.inconsistent = Some(entry);
         bitmap
     }

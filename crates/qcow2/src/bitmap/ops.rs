@@ -17,7 +17,7 @@ pub struct BitmapInfo {
     pub name: String,
     /// Bytes of the disk that one bit stands for.
     pub granularity: u64,
-    /// Writes are marked in it.
+    /// Writes are marked in it, unless it is inconsistent.
     pub enabled: bool,
     /// It was in use when some program crashed, and can only be removed.
     pub inconsistent: bool,
@@ -35,7 +35,7 @@ impl Image {
             .map(|bitmap| BitmapInfo {
                 name: bitmap.name.clone(),
                 granularity: 1 << bitmap.granularity_bits,
-                enabled: bitmap.enabled.load(Ordering::Acquire) && bitmap.inconsistent.is_none(),
+                enabled: bitmap.enabled.load(Ordering::Acquire),
                 inconsistent: bitmap.inconsistent.is_some(),
             })
             .collect())

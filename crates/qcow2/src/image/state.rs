@@ -461,21 +461,27 @@ impl Image {
             return Ok(());
         }
         let mut state = self.wait_for_all(state);
-        if !state.prepared {
-            self.prepare(&mut state)?;
-        }
-        // Writes in place wait for the state like all others from here on, and then fail.
-        self.ready.store(false, Ordering::Release);
-        let lazy = std::mem::take(&mut state.lazy);
-        if let Err(error) = self.store_all(&mut state, lazy) {
-            // The marks of an image that is being written may be gone. The next write sets them.
-            state.lazy = lazy && state.header.incompatible.has(Incompatible::DIRTY);
-            state.prepared = false;
-            return Err(error);
-        }
+        self.settle(&mut state)?;
         self.broken.store(true, Ordering::Release);
         self.closed.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Stores what is kept in memory only, and takes away the marks of an image that is being
+    /// written; the next write sets them again. Nothing may be in flight.
+    pub(crate) fn settle(&self, state: &mut State) -> Result<()> {
+        if !state.prepared {
+            self.prepare(state)?;
+        }
+        // Writes in place wait for the state like all others from here on.
+        self.ready.store(false, Ordering::Release);
+        let lazy = std::mem::take(&mut state.lazy);
+        let done = self.store_all(state, lazy);
+        if done.is_err() {
+            state.lazy = lazy && state.header.incompatible.has(Incompatible::DIRTY);
+        }
+        state.prepared = false;
+        done
     }
 
     /// Makes everything durable that is kept in memory only.

@@ -216,7 +216,7 @@ impl Image {
                 "Refcount bits other than 16 need compatibility level 1.1".into(),
             ));
         }
-        self.sync_all(&mut state)?;
+        self.settle(&mut state)?;
         self.rewrite_refcounts(&mut state, order)
     }
 }

@@ -103,7 +103,7 @@ pub(super) fn run(args: &[String]) -> Outcome<u8> {
     };
     let done = actions.iter().try_for_each(|(action, from)| {
         perform(&disk, source.as_ref(), bitmap, action, from, granularity).map_err(|why| {
-            Failure::new(format!(
+            with_remedy(format!(
                 "Operation {action} on bitmap {bitmap} failed: {why}"
             ))
         })
@@ -183,6 +183,29 @@ fn perform(
 /// Version 2 has no bitmaps.
 fn can_hold(image: &Image) -> bool {
     image.header().version >= 3
+}
+
+/// Fails if a bitmap can only be removed, as QEMU's does before it changes a disk's size.
+pub(super) fn refuse_inconsistent(disk: &Disk) -> Outcome<()> {
+    match bitmaps(disk)?
+        .into_iter()
+        .find(|bitmap| bitmap.inconsistent)
+    {
+        None => Ok(()),
+        Some(BitmapInfo { name, .. }) => Err(with_remedy(format!(
+            "Bitmap '{name}' is inconsistent and cannot be used"
+        ))),
+    }
+}
+
+/// A failure that says what QEMU's programs do where a bitmap can only be removed.
+fn with_remedy(message: String) -> Failure {
+    let inconsistent = message.ends_with("is inconsistent and cannot be used");
+    let failure = Failure::new(message);
+    match inconsistent {
+        true => failure.hint("Try block-dirty-bitmap-remove to delete this bitmap from disk"),
+        false => failure,
+    }
 }
 
 fn bitmap_words(error: &Error) -> String {

@@ -85,6 +85,7 @@ pub(super) fn run(args: &[String]) -> Outcome<u8> {
     if disk.format == crate::disk::Format::Qcow2 && total % 512 != 0 {
         fail!("The new size must be a multiple of 512");
     }
+    super::bitmap::refuse_inconsistent(&disk)?;
     disk.resize(total, preallocation)
         .map_err(|error| Failure::new(words(&error)))?;
     disk.close().map_err(|error| Failure::new(words(&error)))?;

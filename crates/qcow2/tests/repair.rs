@@ -332,3 +332,33 @@ fn lazy_refcounts_are_told_of_again_after_a_repair() {
     assert!(!image.header().incompatible.has(Incompatible::DIRTY));
     is_sound(&open(&file));
 }
+
+/// Clusters that wait to be freed until a request has ended are no leaks.
+#[test]
+fn a_repair_frees_nothing_that_is_about_to_be_freed() {
+    let file = Arc::new(MemoryStorage::default());
+    let options = CreateOptions {
+        size: 1 << 20,
+        cluster_size: 4096,
+        ..CreateOptions::default()
+    };
+    options.create(&(file.clone() as Arc<dyn Storage>)).unwrap();
+    let image = open(&file);
+    image.write_at(&[1; 65536], 0).unwrap();
+    image.flush().unwrap();
+    let ticket = image.enter();
+    image.discard(0, 65536).unwrap();
+    let lazy_refcounts = Some(true);
+    image
+        .amend(&AmendOptions {
+            lazy_refcounts,
+            ..AmendOptions::default()
+        })
+        .unwrap();
+    image.leave(ticket);
+    let (_, texts) = repair(&image);
+    assert!(texts.is_empty(), "{texts:?}");
+    image.write_at(&[2; 65536], 65536).unwrap();
+    image.close().unwrap();
+    is_sound(&open(&file));
+}

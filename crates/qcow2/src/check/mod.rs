@@ -123,7 +123,7 @@ impl Image {
         } else {
             self.lock_to_repair()?
         };
-        if state.prepared {
+        if state.written {
             state = self.wait_for_all(state);
         }
         // A repair that takes the dirty bit away leaves no refcount behind.
@@ -145,7 +145,7 @@ impl Image {
         repair: Repair,
         tell: &mut dyn FnMut(&Finding),
     ) -> Result<CheckReport> {
-        if state.prepared {
+        if state.written {
             self.sync_all(state)?;
             state.refcounts.write_blocks(self.disk())?;
             state.refcounts.write_table(self.disk())?;

@@ -11,7 +11,8 @@ use std::thread;
 use common::{Random, file, is_sound, rounds, shapes};
 use strata_qcow2::storage::{FileOptions, FileStorage, MemoryStorage};
 use strata_qcow2::{
-    Backing, CreateOptions, Image, NewSnapshot, Node, OpenOptions, Preallocation, RawDisk, Storage,
+    AmendOptions, Backing, CreateOptions, Image, NewSnapshot, Node, OpenOptions, Preallocation,
+    RawDisk, Repair, Storage,
 };
 
 const THREADS: u64 = 4;
@@ -53,6 +54,18 @@ fn kinds() -> Vec<Kind> {
                 data_file: Some(raw),
             });
         }
+    }
+    // Subclusters of more than a sector.
+    for below in [None, Some(0xbb)] {
+        kinds.push(Kind {
+            options: CreateOptions {
+                size: SHARED,
+                extended_l2: true,
+                ..Default::default()
+            },
+            below,
+            data_file: None,
+        });
     }
     kinds.push(Kind {
         options: CreateOptions {
@@ -130,7 +143,7 @@ fn disturb(image: &Image, kind: &Kind, seed: u64, stop: &AtomicBool) {
     let mut random = Random(seed);
     let old = kind.options.version < 3;
     while !stop.load(Ordering::Relaxed) {
-        match random.below(4) {
+        match random.below(8) {
             0 => image.flush().unwrap(),
             1 if kind.data_file.is_none() => {
                 let id = image.create_snapshot(&NewSnapshot::default()).unwrap();
@@ -142,6 +155,30 @@ fn disturb(image: &Image, kind: &Kind, seed: u64, stop: &AtomicBool) {
                 thread::yield_now();
                 image.remove_bitmap("b").unwrap();
             }
+            3 => {
+                let report = image.check(Repair::All, &mut |_| {}).unwrap();
+                let repaired = report.leaks_fixed + report.corruptions_fixed;
+                assert!(report.is_clean() && repaired == 0, "{report:?}");
+            }
+            4 if !old => {
+                let options = AmendOptions {
+                    lazy_refcounts: Some(random.below(2) == 0),
+                    ..Default::default()
+                };
+                image.amend(&options).unwrap();
+            }
+            5 if kind.data_file.is_none() => {
+                image
+                    .write_vm_state(&[9; 3000], random.below(3000))
+                    .unwrap();
+                let new = NewSnapshot {
+                    vm_state_size: 6000,
+                    ..Default::default()
+                };
+                let id = image.create_snapshot(&new).unwrap();
+                image.delete_snapshot(&id).unwrap();
+            }
+            6 => image.set_backing(image.backing()),
             _ => {
                 let size = SHARED + random.below(200) * SECTOR;
                 image.resize(size, Preallocation::Off).unwrap();

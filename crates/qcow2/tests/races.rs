@@ -98,7 +98,7 @@ fn a_write_that_hits_metadata_holds_a_snapshot_up_no_more_than_others() {
     thread::sleep(Duration::from_millis(100));
     stopping.let_go();
     for _ in 0..2 {
-        ended.recv_timeout(LIMIT).expect("it never ends");
+        ended.recv_timeout(LIMIT).unwrap();
     }
 }
 

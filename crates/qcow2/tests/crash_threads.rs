@@ -13,7 +13,8 @@ use common::{Random, shapes};
 use strata_qcow2::storage::MemoryStorage;
 use strata_qcow2::test_utils::{History, PowerDisk};
 use strata_qcow2::{
-    CreateOptions, FindingKind, Image, NewSnapshot, OpenOptions, Preallocation, Repair, Storage,
+    AmendOptions, CreateOptions, FindingKind, Image, NewSnapshot, OpenOptions, Preallocation,
+    Repair, Storage,
 };
 
 const THREADS: u64 = 3;
@@ -77,7 +78,7 @@ fn disturb(image: &Image, seed: u64, stop: &AtomicBool) {
     let size = CLUSTERS * image.geometry().cluster_size();
     let old = image.header().version < 3;
     while !stop.load(Ordering::Relaxed) {
-        match random.below(4) {
+        match random.below(6) {
             0 => {
                 let id = image.create_snapshot(&NewSnapshot::default()).unwrap();
                 thread::yield_now();
@@ -90,6 +91,17 @@ fn disturb(image: &Image, seed: u64, stop: &AtomicBool) {
             2 => {
                 let size = size * (1 + random.below(9));
                 image.resize(size, Preallocation::Off).unwrap();
+            }
+            3 if !old => {
+                let lazy_refcounts = Some(random.below(2) == 0);
+                let options = AmendOptions {
+                    lazy_refcounts,
+                    ..Default::default()
+                };
+                image.amend(&options).unwrap();
+            }
+            4 => {
+                image.check(Repair::All, &mut |_| {}).unwrap();
             }
             _ => thread::yield_now(),
         }

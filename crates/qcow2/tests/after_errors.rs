@@ -158,3 +158,39 @@ fn bitmaps_of_an_image_that_did_not_close_are_in_use() {
         }
     });
 }
+
+/// A handle that does not know what the disk has writes nothing, not even to look at it.
+#[test]
+fn a_check_by_a_broken_handle_writes_nothing() {
+    let options = CreateOptions {
+        size: 4 << 20,
+        cluster_size: 512,
+        refcount_bits: 64,
+        ..Default::default()
+    };
+    let made = Arc::new(MemoryStorage::default());
+    options.create(&(Arc::clone(&made) as _)).unwrap();
+    let image = open(Arc::clone(&made) as _);
+    image.write_at(&vec![1; 15 << 17], 0).unwrap();
+    image.close().unwrap();
+    let mut broken = 0;
+    for count in 0.. {
+        let disk = Arc::new(MemoryStorage::new(made.to_vec()));
+        let faults = Arc::new(Faults::default());
+        let image = open(Arc::new(FaultDisk::new(Arc::clone(&disk) as _, &faults)));
+        image.write_at(&[1; 512], 15 << 17).unwrap();
+        faults.arm(Fault::Io, count, false);
+        // The refcount table grows for this.
+        let _ = image.write_at(&[2; 256 << 10], 2 << 20);
+        if faults.heal() == 0 {
+            break;
+        }
+        if image.write_at(&[], 0).is_err() {
+            broken += 1;
+            let left = disk.to_vec();
+            let _ = image.check(Repair::Nothing, &mut |_| {});
+            assert!(disk.to_vec() == left, "written after failure {count}");
+        }
+    }
+    assert!(broken > 0);
+}

@@ -145,7 +145,8 @@ impl Image {
         repair: Repair,
         tell: &mut dyn FnMut(&Finding),
     ) -> Result<CheckReport> {
-        if state.written {
+        // A broken handle writes no more; the disk is looked at as it is.
+        if state.written && !self.broken.load(Ordering::Acquire) {
             self.sync_all(state)?;
             state.refcounts.write_blocks(self.disk())?;
             state.refcounts.write_table(self.disk())?;

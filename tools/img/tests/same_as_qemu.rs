@@ -427,6 +427,35 @@ fn inconsistent_bitmaps_can_only_be_removed() {
     }
 }
 
+/// Its name counts from the current directory, not from the image's.
+#[test]
+fn data_files_lie_where_the_command_line_says() {
+    if !qemu_is_there() {
+        return;
+    }
+    let pair = Pair::new();
+    for dir in [pair.ours(), pair.theirs()] {
+        std::fs::create_dir(dir.join("sub")).unwrap();
+    }
+    for line in [
+        "qemu-img create -q -f qcow2 -o data_file=data sub/a 1M",
+        "qemu-img create -q -f qcow2 -o data_file=sub/data sub/b 1M",
+        "qemu-io -c 'write -P 5 0 64k' sub/a",
+        "qemu-io -c 'write -P 6 0 64k' sub/b",
+        "qemu-io -f raw -c 'read -P 5 0 64k' data",
+        "qemu-io -f raw -c 'read -P 6 0 64k' sub/data",
+        "qemu-img map --output=json sub/b",
+    ] {
+        let [ours, theirs] = pair.run(line);
+        assert_eq!(ours, theirs, "left: ours, right: QEMU's, of: {line}");
+        assert_eq!(ours.code, Some(0), "{ours:?}");
+    }
+    // Beside the image is where programs that run elsewhere look for it.
+    std::fs::rename(pair.ours().join("data"), pair.ours().join("sub/data")).unwrap();
+    let [ours, _] = pair.run("qemu-io -c 'read -P 5 0 64k' sub/a");
+    assert_eq!(ours.code, Some(0), "{ours:?}");
+}
+
 #[test]
 fn bitmaps_survive_amendments() {
     compare(&[

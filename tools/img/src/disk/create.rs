@@ -187,8 +187,7 @@ fn qcow2(path: &str, values: &Values, made: &mut Vec<String>) -> Outcome<()> {
         _ => {}
     }
     if let Some(name) = values.text("data_file") {
-        let full = full_backing_name(path, name)?;
-        options.data_file = Some((name.to_owned(), new_file(local_path(&full)?, made)?));
+        options.data_file = Some((name.to_owned(), new_file(local_path(name)?, made)?));
     }
     let file = new_file(path, made)?;
     options.create(&file).map_err(|error| match &error {

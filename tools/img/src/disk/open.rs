@@ -1,5 +1,6 @@
 //! From a name and options to an open disk with its backing chain.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use strata_qcow2::storage::EncryptedStorage;
@@ -405,7 +406,12 @@ fn data_file(
             open.data_file = Some(Arc::new(super::null::NullStorage::new(0)));
             return Ok(Some(stored));
         }
-        given.set("filename", full_backing_name(name, &stored)?);
+        // QEMU's knows the current directory alone, where such files are made, too.
+        let path = match Path::new(&stored).exists() {
+            true => stored,
+            false => full_backing_name(name, &stored)?,
+        };
+        given.set("filename", path);
     }
     if given.get("driver") == Some("raw") {
         let below = given.take_below("file");

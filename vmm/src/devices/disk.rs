@@ -2,15 +2,15 @@
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use strata_block::{
-    BlockControl, BlockDevice, BlockOptions, Disk, DiskOptions, ErrorPolicy, FailureSink, Format,
-    Limits,
+    BlockControl, BlockDevice, BlockOptions, Disk, DiskOptions, ErrorPolicy, Failure, FailureSink,
+    Format, Limits, Operation,
 };
 use strata_cloud_init::{MAX_FILE, MetaData, Seed};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -20,7 +20,7 @@ use super::node::Node;
 use super::secret::Secrets;
 use crate::announce::{Announcer, BlockIoError};
 use crate::config::{CloudInitConfig, DiskConfig, MachineConfig};
-use crate::error::Error;
+use crate::error::{Chain, Error};
 
 /// What a qcow2 image begins with.
 const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
@@ -248,6 +248,24 @@ impl Disks {
         }
     }
 
+    /// Makes durable what was written to the disks, and to nodes that none shows. A failure is told as
+    /// that of a guest's flush.
+    pub fn flush(&self) {
+        for disk in self.list.borrow().iter() {
+            let announcement =
+                || BlockIoError::new(&self.announcer, &disk.id, disk.node.as_deref());
+            flush(&disk.id, disk.control.disk(), &announcement);
+        }
+        for node in self.nodes.borrow().iter() {
+            if let Some(disk) = &node.disk
+                && self.user(&node.name).is_none()
+            {
+                let announcement = || BlockIoError::new(&self.announcer, "", Some(&node.name));
+                flush(&node.name, disk, &announcement);
+            }
+        }
+    }
+
     /// Makes everything durable and says in the images that they are closed. Their devices have
     /// stopped.
     ///
@@ -259,6 +277,25 @@ impl Disks {
         let closed = list.iter().map(OpenDisk::close);
         let closed = closed.chain(nodes.iter().map(Node::close));
         closed.fold(Ok(()), Result::and)
+    }
+}
+
+fn flush(name: &str, disk: &Disk, announcement: &dyn Fn() -> BlockIoError) {
+    if disk.read_only() {
+        return;
+    }
+    if let Err(error) = disk.flush() {
+        let cause = match &error {
+            strata_block::Error::Image { source, .. } => source.io(),
+            _ => None,
+        };
+        log::error!("{name} is not durable: {}", Chain(&error));
+        announcement().announce(&Failure {
+            operation: Operation::Flush,
+            policy: ErrorPolicy::Report,
+            no_space: cause.is_some_and(|cause| cause.kind() == ErrorKind::StorageFull),
+            reason: Chain(&error).to_string(),
+        });
     }
 }
 

@@ -102,6 +102,7 @@ pub fn run(config: &MachineConfig) -> Result<Outcome, Error> {
     let console = machine.small.console.take();
     let pace = Pace::new(
         machine.vcpus.clone(),
+        machine.pci.clone(),
         machine.disks.clone(),
         machine.announcer.clone(),
     );

@@ -2,12 +2,13 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use serde_json::Value;
 use strata_vcpu::VcpuThread;
 
 use crate::announce::Announcer;
-use crate::devices::Disks;
+use crate::devices::{Disks, Pci};
 use crate::error::Error;
 
 /// Whether the machine runs, and why not.
@@ -38,21 +39,28 @@ impl Status {
     }
 }
 
-/// The vCPUs, by which the parts of the main loop pause the machine and let it go on.
+/// The vCPUs and devices, by which the parts of the main loop pause the machine and let it go on.
 #[derive(Clone)]
 pub struct Pace(Rc<Inner>);
 
 struct Inner {
     vcpus: Rc<Vec<VcpuThread>>,
+    pci: Arc<Pci>,
     disks: Rc<Disks>,
     announcer: Announcer,
     status: Cell<Status>,
 }
 
 impl Pace {
-    pub(super) fn new(vcpus: Rc<Vec<VcpuThread>>, disks: Rc<Disks>, announcer: Announcer) -> Self {
+    pub(super) fn new(
+        vcpus: Rc<Vec<VcpuThread>>,
+        pci: Arc<Pci>,
+        disks: Rc<Disks>,
+        announcer: Announcer,
+    ) -> Self {
         Self(Rc::new(Inner {
             vcpus,
+            pci,
             disks,
             announcer,
             status: Cell::new(Status::Prelaunch),
@@ -78,21 +86,32 @@ impl Pace {
         Ok(())
     }
 
-    /// Pauses the vCPUs, for the reason that `status` says; without effect on those that are paused.
+    /// Pauses the machine, for the reason that `status` says; one that is paused only
+    /// flushes its disks again.
+    ///
+    /// When it returns, nothing that the guest has asked for is in flight, and what was written is
+    /// durable: the disks' files are complete, and stay as they are. What failed and waits, and what
+    /// a limit holds back, does so until the machine goes on. A flush that fails is told, and the
+    /// machine is paused all the same.
     ///
     /// # Errors
     /// [`Error::Vcpu`].
     pub fn pause(&self, status: Status) -> Result<(), Error> {
         match self.status() {
             Status::Running => {}
-            Status::Paused => {
-                self.0.status.set(status);
+            before @ (Status::Paused | Status::IoError) => {
+                if before == Status::Paused {
+                    self.0.status.set(status);
+                }
+                self.0.disks.flush();
                 return Ok(());
             }
             _ => return Ok(()),
         }
         self.halt()?;
         self.0.status.set(status);
+        self.0.pci.pause();
+        self.0.disks.flush();
         self.0.announcer.announce("STOP", || Value::Null);
         Ok(())
     }
@@ -117,8 +136,8 @@ impl Pace {
         }
     }
 
-    /// Lets paused vCPUs go on, and tries again what a disk could not do; without effect on vCPUs
-    /// that run.
+    /// Lets a paused machine go on, and tries again what a disk could not do; without effect on
+    /// vCPUs that run.
     ///
     /// # Errors
     /// [`Error::Vcpu`].
@@ -127,6 +146,7 @@ impl Pace {
         if !matches!(self.status(), Status::Paused | Status::IoError) {
             return Ok(());
         }
+        self.0.pci.resume();
         for vcpu in self.0.vcpus.iter() {
             match vcpu.resume() {
                 // The main loop has yet to hear of it.

@@ -21,7 +21,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 pub use machine::{Machine, piped, start};
-pub use payload::Payload;
+pub use payload::{Payload, WRITES};
 pub use pty::Pty;
 pub use qmp::Qmp;
 

@@ -27,9 +27,15 @@ pub enum Payload {
     Halt,
     /// Says `ready` and ejects every device that it is asked to let go of, without driving it.
     Eject,
+    /// Says `ready`, drives the disk in PCI slot 1, says `asked` when it has asked for all of
+    /// [`WRITES`], and halts.
+    Write,
     /// Says `ready`, reads and writes ports and addresses where nothing is, and powers off.
     Wild,
 }
+
+/// What [`Payload::Write`] writes: this many times 4096 bytes, 64 KiB apart, of the byte 1, 2 and so on.
+pub const WRITES: usize = 32;
 
 impl Payload {
     /// The machine code, to be entered at its first byte.
@@ -45,6 +51,7 @@ impl Payload {
             Self::Spin => (&raw const spin, &raw const spin_end),
             Self::Halt => (&raw const halt, &raw const halt_end),
             Self::Eject => (&raw const eject, &raw const eject_end),
+            Self::Write => (&raw const write_disk, &raw const write_disk_end),
             Self::Wild => (&raw const wild, &raw const wild_end),
         };
         let len = end as usize - start as usize;
@@ -74,6 +81,7 @@ labels!(
     button_end
 );
 labels!(spin, spin_end, halt, halt_end, wild, wild_end);
+labels!(write_disk, write_disk_end);
 labels!(eject, eject_end, remember, remember_end);
 
 // S5 is sleep type 5 in `\_S5`; bit 5 of the sleep control register is SLP_EN (ACPI 6.5 §4.8.3.7).
@@ -99,6 +107,15 @@ global_asm!(
     out dx, al
     jmp 3b
 4:
+    .endm
+
+    .macro CONFIG register, value
+    mov edx, 0xcf8
+    mov eax, 0x80000800 + \register
+    out dx, eax
+    mov edx, 0xcfc
+    mov eax, \value
+    out dx, eax
     .endm
 
     .macro OFF
@@ -228,6 +245,62 @@ global_asm!(
     cli
     FINISH halt
 
+    // Virtio 1.2, 3.1.1 and 4.1.4.3: BAR 0 goes to the start of the bus's window. The queue has its
+    // descriptors at 6 MiB, and the available and the used ring in the two pages behind them.
+    BEGIN write_disk
+    cld
+    CONFIG 0x10, 0xc0000000
+    CONFIG 0x14, 0
+    CONFIG 0x04, 6
+    mov ebx, 0xc0000000
+    mov byte ptr [ebx + 0x14], 3
+    mov dword ptr [ebx + 0x08], 1
+    mov dword ptr [ebx + 0x0c], 1
+    mov dword ptr [ebx + 0x08], 0
+    mov dword ptr [ebx + 0x0c], 0x200
+    mov byte ptr [ebx + 0x14], 0xb
+    mov word ptr [ebx + 0x18], 2 * {writes}
+    mov dword ptr [ebx + 0x20], 0x600000
+    mov dword ptr [ebx + 0x28], 0x601000
+    mov dword ptr [ebx + 0x30], 0x602000
+    mov word ptr [ebx + 0x1c], 1
+    mov byte ptr [ebx + 0x14], 0xf
+    xor ecx, ecx
+6:  mov edi, ecx
+    shl edi, 13
+    add edi, 0x610000
+    mov esi, ecx
+    shl esi, 5
+    add esi, 0x600000
+    mov [esi], edi
+    mov dword ptr [esi + 8], 16 + 4096
+    lea eax, [ecx * 2 + 1]
+    mov word ptr [esi + 12], 1
+    mov [esi + 14], ax
+    lea eax, [ecx + 0x604000]
+    mov [esi + 16], eax
+    mov dword ptr [esi + 24], 1
+    mov dword ptr [esi + 28], 2
+    lea eax, [ecx * 2]
+    mov [ecx * 2 + 0x601004], ax
+    mov dword ptr [edi], 1
+    mov eax, ecx
+    shl eax, 7
+    mov [edi + 8], eax
+    add edi, 16
+    inc ecx
+    mov al, cl
+    push ecx
+    mov ecx, 4096
+    rep stosb
+    pop ecx
+    cmp ecx, {writes}
+    jb 6b
+    mov word ptr [0x601002], {writes}
+    mov word ptr [ebx + 0x4000], 0
+    SAY "asked"
+    FINISH write_disk
+
     BEGIN wild
     mov edx, 0x9000
 6:  mov eax, edx
@@ -256,6 +329,7 @@ global_asm!(
     OFF
     FINISH wild
     "#,
+    writes = const WRITES,
     sleep = const layout::ACPI_POWER,
     s5 = const (AcpiPower::S5 << AcpiPower::SLEEP_TYPE_SHIFT) | AcpiPower::SLEEP_ENABLE,
     reset_port = const layout::ACPI_POWER as u64 + AcpiPower::RESET,

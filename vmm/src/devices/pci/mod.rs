@@ -19,7 +19,7 @@ pub use self::hot_plug::Removed;
 use self::hot_plug::Slots;
 use self::kvm::{Kicks, Vectors};
 use crate::arch;
-use crate::error::Error;
+use crate::error::{Chain, Error};
 
 /// The bus, and what its devices need of the machine.
 pub struct Pci {
@@ -259,6 +259,26 @@ impl Pci {
             slots.reset();
         }
         Ok(self.bus.reset()?)
+    }
+
+    /// Finishes what the devices have in flight, and parks their workers: nothing moves between them
+    /// and their host ends any more. The vCPUs are paused.
+    pub fn pause(&self) {
+        for card in self.cards().iter() {
+            // A worker that is gone has nothing in flight; the others are parked all the same.
+            if let Err(error) = card.device.pause() {
+                log::error!("{} is not paused: {}", card.id, Chain(&error));
+            }
+        }
+    }
+
+    /// Lets the devices' workers go on.
+    pub fn resume(&self) {
+        for card in self.cards().iter() {
+            if let Err(error) = card.device.resume() {
+                log::error!("{} does not go on: {}", card.id, Chain(&error));
+            }
+        }
     }
 
     /// Ends the devices' workers: nothing reads or writes guest memory for them any more.

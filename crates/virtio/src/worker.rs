@@ -197,6 +197,8 @@ enum Command {
     Pause(Sender<Vec<(u16, QueueState)>>),
     /// Go on.
     Resume,
+    /// Drain, and wait for the end: the device is broken.
+    Break,
     /// Drain and end.
     Stop,
 }
@@ -282,6 +284,11 @@ impl Looped {
                     self.answer(&answer);
                     self.park(ops);
                 }
+                Ok(Command::Break) => {
+                    self.phase = Phase::Broken;
+                    self.drain(ops);
+                    self.park(ops);
+                }
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => self.stop(ops),
                 Ok(Command::Resume) => {}
                 // Whoever waited by itself has come back for this.
@@ -312,6 +319,7 @@ impl Looped {
                 }
                 // A broken one stays.
                 Ok(Command::Resume) => {}
+                Ok(Command::Break) => self.phase = Phase::Broken,
                 Ok(Command::Stop) | Err(_) => return self.stop(ops),
             }
         }
@@ -401,6 +409,12 @@ impl Thread {
     /// Lets a parked worker go on.
     pub(crate) fn resume(&self) -> Result<(), Error> {
         self.send(Command::Resume)
+    }
+
+    /// Has the worker drained, and no longer called until it is [stopped](Self::stop).
+    pub(crate) fn give_up(&self) {
+        // A thread that has ended has nothing to give up.
+        let _ = self.send(Command::Break);
     }
 
     /// Has the worker drained and dropped, at once or later.

@@ -129,7 +129,8 @@ impl Lifecycle {
         self.resetting = false;
     }
 
-    /// Hands the queues to the device's workers. Whatever fails breaks the device.
+    /// Hands the queues to the device's workers. Whatever fails breaks the device: workers that
+    /// there are already wait, drained, for its reset.
     fn activate(&mut self) {
         self.signals.driver_is_ok();
         if self.signals.needs_reset.load(Ordering::SeqCst) {
@@ -138,7 +139,7 @@ impl Lifecycle {
         self.activated = true;
         if let Err(error) = self.try_activate(Start::Running) {
             for thread in &self.threads {
-                thread.stop();
+                thread.give_up();
             }
             self.signals.break_device(self.device.name(), &error);
             return;
@@ -253,24 +254,27 @@ impl Lifecycle {
         if self.resetting {
             self.finish_reset();
         }
-        let answers: Vec<_> = self
-            .threads
-            .iter()
-            .map(Thread::pause)
-            .collect::<Result<_, _>>()?;
+        // All are asked before the first is waited for, whatever becomes of one.
+        let answers: Vec<_> = self.threads.iter().map(Thread::pause).collect();
+        let mut paused = Ok(());
         for answer in answers {
-            let states = answer.recv().map_err(|_| Error::WorkerGone)?;
+            let states = answer.and_then(|answer| answer.recv().map_err(|_| Error::WorkerGone));
+            let states = states.unwrap_or_else(|error| {
+                paused = Err(error);
+                Vec::new()
+            });
             for (index, state) in states {
                 if let Some(queue) = self.registers.queues.get_mut(usize::from(index)) {
                     queue.state = state;
                 }
             }
         }
-        Ok(())
+        paused
     }
 
     pub(super) fn resume(&self) -> Result<(), Error> {
-        self.threads.iter().try_for_each(Thread::resume)
+        let resumed = self.threads.iter().map(Thread::resume);
+        resumed.fold(Ok(()), Result::and)
     }
 
     /// Drains the workers, and waits until they are gone.

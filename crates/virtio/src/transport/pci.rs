@@ -95,7 +95,7 @@ impl VirtioPci {
     /// writes guest memory for the device any more.
     ///
     /// # Errors
-    /// [`Error::WorkerGone`].
+    /// [`Error::WorkerGone`] when one has died; the others are paused.
     pub fn pause(&self) -> Result<(), Error> {
         self.lock().life.pause()
     }
@@ -103,7 +103,7 @@ impl VirtioPci {
     /// Lets parked workers go on; each looks at all its queues.
     ///
     /// # Errors
-    /// [`Error::WorkerGone`].
+    /// [`Error::WorkerGone`] when one has died; the others go on.
     pub fn resume(&self) -> Result<(), Error> {
         self.lock().life.resume()
     }

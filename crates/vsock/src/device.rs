@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use strata_virtio::{Activation, Assignment, Device, DeviceType};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::timerfd::TimerFd;
 
 use crate::error::Error;
 use crate::host::Host;
@@ -98,6 +99,11 @@ impl Device for Vsock {
         &mut self,
         activation: Activation,
     ) -> Result<Vec<Assignment>, strata_virtio::Error> {
+        // Now, since there may be none when it is needed.
+        let retry = TimerFd::new().map_err(|error| strata_virtio::Error::Io {
+            action: "make a timer",
+            source: error.into(),
+        })?;
         let host = lock(&self.host).take();
         let host = host.ok_or_else(|| strata_virtio::Error::Device("its socket is gone".into()))?;
         let worker = VsockWorker::new(
@@ -105,6 +111,7 @@ impl Device for Vsock {
             host,
             Arc::clone(&self.host),
             Arc::clone(&self.transport_reset),
+            retry,
             &activation.queues,
         );
         Ok(vec![Assignment {

@@ -1,6 +1,7 @@
 //! The host's side: the socket that programs connect to, and those that they listen at.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
@@ -43,22 +44,18 @@ impl Host {
         })
     }
 
-    /// The next program that has connected; `None` when there is none, or none can be had.
-    pub(crate) fn accept(&self) -> Option<UnixStream> {
+    /// The next program that has connected, if there is one. An error says that it waits still: the
+    /// host has no more open files or memory.
+    pub(crate) fn accept(&self) -> io::Result<Option<UnixStream>> {
         loop {
             match self.listener.accept() {
-                Ok((stream, _)) if stream.set_nonblocking(true).is_ok() => return Some(stream),
+                Ok((stream, _)) if stream.set_nonblocking(true).is_ok() => {
+                    return Ok(Some(stream));
+                }
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    if error.kind() != ErrorKind::WouldBlock {
-                        log::warn!(
-                            "{}: no connection is accepted: {error}",
-                            self.path.display()
-                        );
-                    }
-                    return None;
-                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -68,6 +65,12 @@ impl Host {
         let mut path = OsString::from(&self.path);
         path.push(format!("_{port}"));
         sys::connect(&path)
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path.display().fmt(f)
     }
 }
 

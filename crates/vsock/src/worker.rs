@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use strata_virtio::{Chain, Context, Error, EventSet, Queue, Segments, Worker};
 use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::timerfd::TimerFd;
 
 use crate::connection::{Connection, End, Greeting, Next, Ports};
 use crate::device::lock;
@@ -30,6 +32,10 @@ const TRANSPORT_RESET: u32 = 0;
 /// Tokens of what is watched; connections have their slots.
 const LISTENER: u32 = MAX_CONNECTIONS as u32;
 const RESET: u32 = LISTENER + 1;
+const RETRY: u32 = RESET + 1;
+
+/// How long a program waits at least that could not be accepted.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 pub(crate) struct VsockWorker {
     cid: u64,
@@ -37,6 +43,10 @@ pub(crate) struct VsockWorker {
     /// Where the socket goes when the device is reset.
     home: Arc<Mutex<Option<Host>>>,
     transport_reset: Arc<EventFd>,
+    /// Runs while programs wait that could not be accepted.
+    retry: TimerFd,
+    /// Whether the last one could not be, which is told once.
+    refused: bool,
     /// The indices of the context's queues.
     queues: Vec<u16>,
     table: Table,
@@ -57,6 +67,7 @@ impl VsockWorker {
         host: Host,
         home: Arc<Mutex<Option<Host>>>,
         transport_reset: Arc<EventFd>,
+        retry: TimerFd,
         queues: &[Queue],
     ) -> Self {
         Self {
@@ -64,6 +75,8 @@ impl VsockWorker {
             host: Some(host),
             home,
             transport_reset,
+            retry,
+            refused: false,
             queues: queues.iter().map(Queue::index).collect(),
             table: Table::default(),
             resets: VecDeque::new(),
@@ -195,8 +208,21 @@ impl VsockWorker {
     /// Takes the host's programs that have connected; those that are too many find their stream
     /// closed.
     fn accept(&mut self, context: &mut Context<'_>) {
-        while let Some(stream) = self.host.as_ref().and_then(Host::accept) {
-            self.add(Connection::from_host(stream), context);
+        while let Some(host) = &self.host {
+            match host.accept() {
+                Ok(Some(stream)) => drop(self.add(Connection::from_host(stream), context)),
+                Ok(None) => return self.refused = false,
+                Err(error) => {
+                    if !std::mem::replace(&mut self.refused, true) {
+                        log::warn!("{host}: no connection is accepted, programs wait: {error}");
+                    }
+                    // Of those that wait no event tells again.
+                    if let Err(error) = self.retry.reset(PATIENCE, None) {
+                        log::warn!("{host}: they wait for the next: {error}");
+                    }
+                    return;
+                }
+            }
         }
     }
 
@@ -420,9 +446,11 @@ impl VsockWorker {
 impl Worker for VsockWorker {
     fn start(&mut self, context: &mut Context<'_>) -> Result<(), Error> {
         context.watch(&*self.transport_reset, EventSet::IN, RESET)?;
+        // A program that can not be accepted must not keep the worker busy: an edge comes once.
+        let edge = EventSet::IN | EventSet::EDGE_TRIGGERED;
+        context.watch(&self.retry, edge, RETRY)?;
         match &self.host {
-            // A program that can not be accepted must not keep the worker busy: an edge comes once.
-            Some(host) => context.watch(host, EventSet::IN | EventSet::EDGE_TRIGGERED, LISTENER),
+            Some(host) => context.watch(host, edge, LISTENER),
             None => Ok(()),
         }
     }
@@ -443,7 +471,7 @@ impl Worker for VsockWorker {
         context: &mut Context<'_>,
     ) -> Result<(), Error> {
         match token {
-            LISTENER => self.accept(context),
+            LISTENER | RETRY => self.accept(context),
             RESET => {
                 let _ = self.transport_reset.read();
                 return self.transport_reset(context);

@@ -1,8 +1,9 @@
 //! One link of a backing chain: a qcow2 image or raw bytes.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::cache::epoch::{Epochs, Ticket};
 use crate::create::Preallocation;
 use crate::error::{Error, IoContext, Result};
 use crate::image::Image;
@@ -24,6 +25,10 @@ pub enum Node {
 pub struct RawDisk {
     storage: Arc<dyn Storage>,
     size: AtomicU64,
+    /// Who may still write where the disk ended before.
+    epochs: Epochs,
+    /// Held by who changes the size.
+    resizing: Mutex<()>,
 }
 
 impl RawDisk {
@@ -36,12 +41,26 @@ impl RawDisk {
         Ok(Self {
             storage,
             size: AtomicU64::new(size),
+            epochs: Epochs::default(),
+            resizing: Mutex::default(),
         })
     }
 
     fn resize(&self, size: u64, preallocation: Preallocation) -> Result<()> {
+        let alone = self.resizing.lock();
+        let _alone = alone.unwrap_or_else(PoisonError::into_inner);
         let old = self.size.load(Ordering::Acquire);
-        self.storage.set_len(size).context("resize to", size, 0)?;
+        if size < old {
+            // New requests see the new end from here on; a write from before would make the file
+            // longer again.
+            self.size.store(size, Ordering::SeqCst);
+            self.epochs.wait();
+        }
+        let resized = self.storage.set_len(size).context("resize to", size, 0);
+        if resized.is_err() {
+            self.size.store(old, Ordering::SeqCst);
+        }
+        resized?;
         let more = size.saturating_sub(old);
         match preallocation {
             Preallocation::Off | Preallocation::Metadata => {}
@@ -56,6 +75,21 @@ impl RawDisk {
         }
         self.size.store(size, Ordering::Release);
         Ok(())
+    }
+
+    /// Changes a range, which stays inside of the disk meanwhile.
+    fn change(
+        &self,
+        offset: u64,
+        length: u64,
+        change: impl FnOnce(&dyn Storage) -> Result<()>,
+    ) -> Result<()> {
+        let ticket = self.epochs.enter();
+        let size = self.size.load(Ordering::SeqCst);
+        let inside = Node::check_range(offset, length, size);
+        let changed = inside.and_then(|()| change(&*self.storage));
+        self.epochs.leave(ticket);
+        changed
     }
 
     /// The bytes.
@@ -90,8 +124,8 @@ impl Node {
         match self {
             Node::Qcow2(image) => image.write_at(buf, offset),
             Node::Raw(disk) => {
-                Self::check_range(offset, buf.len() as u64, self.size())?;
-                disk.storage.write_at(buf, offset)
+                let length = buf.len() as u64;
+                disk.change(offset, length, |storage| storage.write_at(buf, offset))
             }
         }
     }
@@ -100,12 +134,11 @@ impl Node {
     pub fn write_zeroes(&self, offset: u64, length: u64, unmap: bool) -> Result<()> {
         match self {
             Node::Qcow2(image) => image.write_zeroes(offset, length, unmap),
-            Node::Raw(disk) => {
-                Self::check_range(offset, length, self.size())?;
-                disk.storage
+            Node::Raw(disk) => disk.change(offset, length, |storage| {
+                storage
                     .write_zeroes(offset, length, unmap)
                     .context("zero", offset, length)
-            }
+            }),
         }
     }
 
@@ -117,7 +150,25 @@ impl Node {
         }
     }
 
-    /// Changes the size in bytes.
+    /// Starts a request of an engine that does the I/O itself: what it finds inside of the disk from
+    /// now on stays so before [`Node::leave`], and clusters are not given to another use. See
+    /// [`Image::enter`].
+    pub fn enter(&self) -> Ticket {
+        match self {
+            Node::Qcow2(image) => image.enter(),
+            Node::Raw(disk) => disk.epochs.enter(),
+        }
+    }
+
+    /// Ends what [`Node::enter`] began, on any thread.
+    pub fn leave(&self, ticket: Ticket) {
+        match self {
+            Node::Qcow2(image) => image.leave(ticket),
+            Node::Raw(disk) => disk.epochs.leave(ticket),
+        }
+    }
+
+    /// Changes the size in bytes. One that becomes smaller waits for requests that have begun.
     pub fn resize(&self, size: u64, preallocation: Preallocation) -> Result<()> {
         match self {
             Node::Qcow2(image) => image.resize(size, preallocation),

@@ -1,6 +1,6 @@
 //! Where the bytes of a request lie, and so which way it takes.
 
-use strata_qcow2::{Error, Extent, Image, Node, Ticket};
+use strata_qcow2::{Error, Extent, Node, Ticket};
 
 use super::{Disk, Link};
 
@@ -89,19 +89,14 @@ impl Plan {
 
 impl Disk {
     /// Starts a request: clusters found from now on stay what they are until
-    /// [`Disk::leave`]. Only the top image changes; those below are open for reading.
+    /// [`Disk::leave`], and the disk does not end before what is inside of it. Only the top image changes; those below are open for reading.
     pub(crate) fn enter(&self) -> Option<Ticket> {
-        if self.read_only {
-            return None;
-        }
-        self.top().as_qcow2().map(Image::enter)
+        (!self.read_only).then(|| self.top().enter())
     }
 
     /// Ends what [`Disk::enter`] began.
     pub(crate) fn leave(&self, ticket: Ticket) {
-        if let Some(image) = self.top().as_qcow2() {
-            image.leave(ticket);
-        }
+        self.top().leave(ticket);
     }
 
     /// Finds the runs of a read inside of the disk. False if it can not be done by them:

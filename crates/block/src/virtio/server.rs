@@ -232,10 +232,16 @@ impl Server<'_> {
         len: u64,
     ) -> Result<(), Error> {
         let disk = &self.shared.disk;
-        let running = &mut *self.running;
         let write = direction == Direction::Write;
-        if running.ring.is_aligned(slot, direction, disk.alignment()) {
+        let alignment = disk.alignment();
+        if self.running.ring.is_aligned(slot, direction, alignment) {
             let ticket = disk.enter();
+            // It may have become smaller; from here on it does not.
+            if !self.fits(slot) {
+                leave(disk, ticket);
+                return self.refuse(slot, Status::IoError);
+            }
+            let running = &mut *self.running;
             let planned = if write {
                 disk.plan_write(offset, len, &mut running.plan)
             } else {
@@ -359,6 +365,7 @@ impl Server<'_> {
             }
             match result {
                 Ok(()) => self.advance(slot)?,
+                Err(_) if !self.fits(slot) => self.refuse(slot, Status::IoError)?,
                 Err(error) => self.fail(slot, error.io(), &error)?,
             }
         }

@@ -1,4 +1,5 @@
-//! Who may still use a host cluster that the tables no longer name.
+//! Who may still use a host cluster that the tables no longer name, or what lies behind a raw disk's
+//! new end.
 //!
 //! A request enters before it looks an extent up and leaves when its I/O is done. A cluster
 //! freed in epoch `e` is handed out again only once epoch `e + 2` has come, and the epoch moves
@@ -17,7 +18,7 @@ struct Shard {
     users: [AtomicU64; 2],
 }
 
-/// Proof that its holder has entered; give it back to [`crate::Image::leave`].
+/// Proof that its holder has entered; give it back to [`crate::Node::leave`].
 #[derive(Debug)]
 #[must_use = "a ticket that is never given back keeps freed clusters from being used again"]
 pub struct Ticket {
@@ -65,7 +66,7 @@ impl Epochs {
     }
 
     /// Moves to the next epoch if nobody is left in the one before; returns the current one.
-    /// Only the holder of the image's metadata calls this.
+    /// Only the holder of the image's metadata calls this, or who resizes a raw disk.
     pub(crate) fn advance(&self) -> u64 {
         let epoch = self.now.load(Ordering::SeqCst);
         let before = ((epoch + 1) & 1) as usize;

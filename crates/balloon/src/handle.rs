@@ -34,9 +34,10 @@ impl BalloonHandle {
     /// so in its own time, or never.
     pub fn set_target(&self, bytes: u64) {
         let pages = u32::try_from(bytes / PAGE).unwrap_or(u32::MAX);
-        self.0.target.store(pages, Ordering::Release);
-        if let Some(change) = self.0.change.get() {
-            change.changed();
+        let set = || self.0.target.store(pages, Ordering::Release);
+        match self.0.change.get() {
+            Some(change) => change.change(set),
+            None => set(),
         }
     }
 

@@ -54,11 +54,12 @@ impl ConsoleHandle {
     /// Where the worker can not be told.
     pub fn resize(&self, columns: u16, rows: u16) -> io::Result<()> {
         let size = u32::from(columns) | u32::from(rows) << 16;
-        self.0.size.store(size, Ordering::Release);
-        self.0.resized.store(true, Ordering::Release);
-        if let Some(change) = self.0.change.get() {
-            change.changed();
+        let set = || self.0.size.store(size, Ordering::Release);
+        match self.0.change.get() {
+            Some(change) => change.change(set),
+            None => set(),
         }
+        self.0.resized.store(true, Ordering::Release);
         self.0.news.write(1)
     }
 

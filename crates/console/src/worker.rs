@@ -461,7 +461,7 @@ impl Worker for ConsoleWorker {
             && !self.multiport
             && self.shared.size.load(Ordering::Acquire) != 0
         {
-            change.changed();
+            change.change(|| {});
         }
         Ok(())
     }

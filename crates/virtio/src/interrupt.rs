@@ -2,8 +2,8 @@
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use strata_pci::MsiSink;
 use vmm_sys_util::eventfd::EventFd;
@@ -28,6 +28,8 @@ pub(crate) struct Signals {
     pub(crate) isr: AtomicU8,
     /// Counts configuration changes; the register has its low byte.
     pub(crate) generation: AtomicU32,
+    /// Held while configuration space changes or is read: a change and its count are one.
+    configuring: Mutex<()>,
     /// Whether the device is broken until its reset.
     pub(crate) needs_reset: AtomicBool,
     /// How often the device was broken.
@@ -47,6 +49,7 @@ impl Signals {
             queue_vectors: (0..queues).map(|_| AtomicU16::new(NO_VECTOR)).collect(),
             isr: AtomicU8::new(0),
             generation: AtomicU32::new(0),
+            configuring: Mutex::new(()),
             needs_reset: AtomicBool::new(false),
             breaks: AtomicU32::new(0),
             driver_ok: AtomicBool::new(false),
@@ -118,6 +121,12 @@ impl Signals {
         }
     }
 
+    /// Keeps configuration space as it is.
+    pub(crate) fn hold_config(&self) -> MutexGuard<'_, ()> {
+        let held = self.configuring.lock();
+        held.unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn config_interrupt(&self) {
         if !self.driver_ok.load(Ordering::SeqCst) {
             self.untold.store(true, Ordering::SeqCst);
@@ -178,9 +187,15 @@ impl ConfigInterrupt {
         Self(signals)
     }
 
-    /// Says that configuration space reads differently from now on. Call it after the change.
-    pub fn changed(&self) {
+    /// Makes a change that configuration space shows. No read of it comes between the change and
+    /// its new generation, so that a driver sees when two halves of a field do not belong together
+    /// (virtio 1.2, 2.5.1). Reads wait meanwhile: `change` only sets what they show, and calls
+    /// nothing of the transport.
+    pub fn change(&self, change: impl FnOnce()) {
+        let held = self.0.hold_config();
+        change();
         self.0.generation.fetch_add(1, Ordering::Release);
+        drop(held);
         self.0.config_interrupt();
     }
 }

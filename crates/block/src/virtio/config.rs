@@ -35,6 +35,8 @@ pub(crate) fn features(disk: &Disk, queues: u16) -> u64 {
 /// What of configuration space does not follow from the disk.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape {
+    /// Bytes of the disk that the driver is told.
+    pub(crate) size: u64,
     pub(crate) queues: u16,
     pub(crate) queue_size: u16,
     /// Bytes of a logical block.
@@ -51,7 +53,7 @@ pub(crate) fn space(disk: &Disk, shape: Shape) -> [u8; 60] {
     let discard_unit = (cluster.max(block) / SECTOR as u32).max(1);
     let mut space = [0; 60];
     let mut put = |at: usize, bytes: &[u8]| space[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, &(disk.size() / SECTOR).to_le_bytes());
+    put(0, &(shape.size / SECTOR).to_le_bytes());
     // A chain has the header and the status beside the data.
     put(12, &(u32::from(shape.queue_size.max(3)) - 2).to_le_bytes());
     put(20, &block.to_le_bytes());

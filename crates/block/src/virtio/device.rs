@@ -1,7 +1,7 @@
 //! The device: what it is, how it is made, and its owner's side of it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use strata_virtio::{
@@ -90,6 +90,8 @@ impl fmt::Debug for BlockOptions {
 /// What the device, its workers and its owner share.
 pub(crate) struct Shared {
     pub(crate) disk: Arc<Disk>,
+    /// Bytes of the disk that configuration space shows.
+    pub(crate) shown_size: AtomicU64,
     /// Bytes of a logical block.
     pub(crate) block_size: u32,
     pub(crate) pool: Pool,
@@ -187,6 +189,7 @@ impl BlockDevice {
         serial[..options.serial.len()].copy_from_slice(options.serial.as_bytes());
         let shared = Shared {
             pool: Pool::new(Arc::clone(&disk)),
+            shown_size: AtomicU64::new(disk.size()),
             disk,
             block_size,
             limiter: RateLimiter::new(options.limits),
@@ -218,6 +221,7 @@ impl BlockDevice {
 
     fn space(&self) -> [u8; 60] {
         let shape = Shape {
+            size: self.shared.shown_size.load(Ordering::Acquire),
             queues: self.queue_sizes.len() as u16,
             queue_size: self.queue_sizes[0],
             block_size: self.shared.block_size,
@@ -325,7 +329,10 @@ impl BlockControl {
     /// [`Error::Invalid`] for a part of a block, and as [`Disk::resize`].
     pub fn resize(&self, size: u64) -> Result<(), Error> {
         let Shared {
-            disk, block_size, ..
+            disk,
+            block_size,
+            shown_size,
+            ..
         } = &*self.shared;
         if !size.is_multiple_of(u64::from(*block_size)) {
             let name = disk.name();
@@ -335,8 +342,10 @@ impl BlockControl {
             )));
         }
         disk.resize(size)?;
-        if let Some(change) = self.change.get() {
-            change.changed();
+        let show = || shown_size.store(disk.size(), Ordering::Release);
+        match self.change.get() {
+            Some(change) => change.change(show),
+            None => show(),
         }
         Ok(())
     }

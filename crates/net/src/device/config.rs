@@ -46,9 +46,10 @@ impl Config {
         *self.changed.lock().unwrap_or_else(PoisonError::into_inner) = Some(change);
     }
 
-    fn changed(&self) {
-        if let Some(change) = &*self.changed.lock().unwrap_or_else(PoisonError::into_inner) {
-            change.changed();
+    fn change(&self, set: impl FnOnce()) {
+        match &*self.changed.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(change) => change.change(set),
+            None => set(),
         }
     }
 
@@ -75,15 +76,14 @@ impl Config {
     }
 
     pub(super) fn set_link(&self, up: bool) {
-        if self.link_up.swap(up, Ordering::Relaxed) != up {
-            self.changed();
+        if self.is_link_up() != up {
+            self.change(|| self.link_up.store(up, Ordering::Relaxed));
         }
     }
 
     /// Asks the driver to tell the network where it is.
     pub(super) fn ask_to_announce(&self) {
-        self.announce.store(true, Ordering::Relaxed);
-        self.changed();
+        self.change(|| self.announce.store(true, Ordering::Relaxed));
     }
 
     /// The driver has done so.

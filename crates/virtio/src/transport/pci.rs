@@ -283,6 +283,7 @@ impl Inner {
             }
             self.life.registers.read(at, data, &self.life.signals);
         } else if let Some(at) = within(offset, layout::DEVICE, layout::DEVICE_SIZE) {
+            let _held = self.life.signals.hold_config();
             self.life.device.read_config(at, data);
         } else if let Some(at) = within(offset, layout::MSIX_TABLE, layout::MSIX_TABLE_SIZE) {
             self.msix.read_table(at, data);

@@ -1,4 +1,4 @@
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use strata_virtio::TransportState;
@@ -177,14 +177,14 @@ fn a_change_of_configuration_is_told_when_the_driver_is_ready() {
     let mut driver = MockDriver::new(Box::new(Slow(probe.clone())));
     driver.negotiate(0);
     let before = driver.generation();
-    probe.change.get().unwrap().changed();
+    probe.change.get().unwrap().change(|| {});
     assert_eq!(driver.generation(), before + 1);
     assert!(!driver.wait_interrupt(0, SHORT), "not before DRIVER_OK");
     // But then: it may have read the configuration before.
     driver.driver_ok();
     assert!(driver.wait_interrupt(0, Duration::from_secs(10)));
     assert!(!driver.wait_interrupt(0, SHORT), "once");
-    probe.change.get().unwrap().changed();
+    probe.change.get().unwrap().change(|| {});
     assert!(driver.wait_interrupt(0, Duration::from_secs(10)));
     assert_eq!(driver.generation(), before + 2);
 }
@@ -194,11 +194,11 @@ fn a_change_before_a_driver_comes_is_no_news_to_it() {
     let probe = Probe::new();
     let mut driver = MockDriver::new(Box::new(Slow(probe.clone())));
     let change = probe.change.get().unwrap();
-    change.changed();
+    change.change(|| {});
     driver.start(0);
     assert!(!driver.wait_interrupt(0, SHORT));
     driver.reset();
-    change.changed();
+    change.change(|| {});
     driver.start(0);
     assert!(!driver.wait_interrupt(0, SHORT));
 }
@@ -213,12 +213,45 @@ fn a_change_beside_driver_ok_is_told() {
         driver.reset();
         driver.negotiate(0);
         std::thread::scope(|scope| {
-            scope.spawn(|| change.changed());
+            scope.spawn(|| change.change(|| {}));
             driver.driver_ok();
         });
         assert!(driver.wait_interrupt(0, Duration::from_secs(10)));
         while driver.wait_interrupt(0, Duration::ZERO) {}
     }
+}
+
+/// A driver that reads as virtio 1.2, 2.5.1 has it never sees halves of two values.
+#[test]
+fn a_field_that_changes_while_it_is_read_is_seen_to_change() {
+    let probe = Probe::new();
+    let mut driver = MockDriver::new(Box::new(Slow(probe.clone())));
+    driver.start(0);
+    let change = probe.change.get().unwrap();
+    let done = AtomicBool::new(false);
+    let torn = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..500 {
+                change.change(|| {
+                    probe.config.fetch_xor(u64::MAX, Ordering::SeqCst);
+                    std::thread::sleep(Duration::from_micros(50));
+                });
+                std::thread::sleep(Duration::from_micros(50));
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        let mut torn = 0;
+        while !done.load(Ordering::Relaxed) {
+            let before = driver.generation();
+            let low: u32 = driver.read_config(0);
+            let high: u32 = driver.read_config(4);
+            if driver.generation() == before && low != high {
+                torn += 1;
+            }
+        }
+        torn
+    });
+    assert_eq!(torn, 0);
 }
 
 #[test]

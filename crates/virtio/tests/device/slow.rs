@@ -2,7 +2,7 @@
 //! comes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use strata_virtio::{
     Activation, Assignment, Chain, ConfigInterrupt, Context, Device, DeviceType, Error, EventSet,
@@ -26,6 +26,8 @@ pub(crate) struct Probe {
     pub(crate) resets: AtomicU32,
     /// What the worker does wrong at the next kick.
     pub(crate) fail: AtomicBool,
+    /// What configuration space shows.
+    pub(crate) config: AtomicU64,
     pub(crate) change: std::sync::OnceLock<ConfigInterrupt>,
 }
 
@@ -41,6 +43,7 @@ impl Probe {
             seen: AtomicU32::new(0),
             resets: AtomicU32::new(0),
             fail: AtomicBool::new(false),
+            config: AtomicU64::new(0),
             change: std::sync::OnceLock::new(),
         })
     }
@@ -67,6 +70,12 @@ impl Device for Slow {
 
     fn features(&self) -> u64 {
         0
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let bytes = self.0.config.load(Ordering::SeqCst).to_le_bytes();
+        let at = offset as usize % bytes.len();
+        data.copy_from_slice(&bytes[at..at + data.len()]);
     }
 
     fn attach(&mut self, change: ConfigInterrupt) {

@@ -67,38 +67,49 @@ impl Storage for Pipe {
     }
 }
 
-#[test]
-fn a_disk_becomes_smaller_when_what_is_under_way_is_done() {
-    for direct in [true, false] {
-        let (pipe, mut from) = Pipe::new(direct);
-        let node = Node::Raw(RawDisk::new(pipe.clone()).unwrap());
-        let disk = Disk::from_node(Arc::new(node), "pipe", false).unwrap();
-        let mut guest = Guest::new(disk, BlockOptions::default());
-        let last = SIZE / 512 - 1;
-        // Once its thread is there, it takes requests up at once.
-        assert_eq!(guest.flush(), OK);
-        guest.driver.add(0, &[&header(OUT, last), &[1; 512]], &[1]);
-        guest.driver.kick(0);
-        std::thread::sleep(Duration::from_millis(200));
-        assert!(guest.driver.take_used(0).is_none(), "it is under way");
-        let control = guest.control.clone();
-        std::thread::scope(|scope| {
-            let resize = scope.spawn(move || control.resize(SIZE / 2));
-            while guest.control.disk().size() == SIZE {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            std::thread::sleep(Duration::from_millis(50));
-            assert_eq!(pipe.len().unwrap(), SIZE, "a write is under way");
+/// Shrinks a disk beside a write. False if the write has not begun before.
+fn shrink_beside_a_write(direct: bool) -> bool {
+    let (pipe, mut from) = Pipe::new(direct);
+    let node = Node::Raw(RawDisk::new(pipe.clone()).unwrap());
+    let disk = Disk::from_node(Arc::new(node), "pipe", false).unwrap();
+    let mut guest = Guest::new(disk, BlockOptions::default());
+    let last = SIZE / 512 - 1;
+    // Once its thread is there, it takes requests up at once.
+    assert_eq!(guest.flush(), OK);
+    guest.driver.add(0, &[&header(OUT, last), &[1; 512]], &[1]);
+    guest.driver.kick(0);
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(guest.driver.take_used(0).is_none(), "it can not be done");
+    let control = guest.control.clone();
+    let waits = std::thread::scope(|scope| {
+        let resize = scope.spawn(move || control.resize(SIZE / 2));
+        while guest.control.disk().size() == SIZE {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        let waits = pipe.len().unwrap() == SIZE;
+        if waits {
             // What comes meanwhile is outside already.
             guest.driver.add(0, &[&header(OUT, last), &[2; 512]], &[1]);
             guest.driver.kick(0);
             assert_eq!(guest.driver.wait_used(0).written, [IOERR]);
-            from.read_exact(&mut [0; FULL]).unwrap();
-            resize.join().unwrap().unwrap();
-        });
-        assert_eq!(pipe.len().unwrap(), SIZE / 2);
-        assert_eq!(guest.driver.wait_used(0).written, [OK]);
-        assert_eq!(guest.write(0, &[3; 512]), OK);
-        assert_eq!(guest.write(SIZE / 1024, &[3; 512]), IOERR);
+        }
+        from.read_exact(&mut [0; FULL]).unwrap();
+        resize.join().unwrap().unwrap();
+        waits
+    });
+    assert_eq!(pipe.len().unwrap(), SIZE / 2);
+    let written = guest.driver.wait_used(0).written;
+    assert_eq!(written, [if waits { OK } else { IOERR }]);
+    assert_eq!(guest.write(0, &[3; 512]), OK);
+    assert_eq!(guest.write(SIZE / 1024, &[3; 512]), IOERR);
+    waits
+}
+
+#[test]
+fn a_disk_becomes_smaller_when_what_is_under_way_is_done() {
+    for direct in [true, false] {
+        // On a busy machine the write may not be taken up in time.
+        assert!((0..20).any(|_| shrink_beside_a_write(direct)));
     }
 }

@@ -187,6 +187,10 @@ impl Opener<'_> {
             let moved = io::Error::other("another file took its place meanwhile");
             return Err(Refused::Open(moved));
         }
+        let storage = match self.options.cache {
+            Cache::Unsafe => storage.without_flush(),
+            Cache::Direct | Cache::Writeback => storage,
+        };
         Ok(Arc::new(HostFile::new(Arc::new(storage), path, Some(lock))))
     }
 

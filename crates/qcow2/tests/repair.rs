@@ -28,25 +28,40 @@ fn repair(image: &Image) -> (CheckReport, Vec<String>) {
     (report, texts)
 }
 
-/// More references than a refcount can say are told of and left, until refcounts are wider.
-#[test]
-fn too_many_references_wait_for_wider_refcounts() {
+/// A new disk of 1 MiB.
+fn create(options: CreateOptions) -> Arc<MemoryStorage> {
     let file = Arc::new(MemoryStorage::default());
     let options = CreateOptions {
         size: 1 << 20,
-        refcount_bits: 1,
-        ..CreateOptions::default()
+        ..options
     };
     options.create(&(file.clone() as Arc<dyn Storage>)).unwrap();
-    let image = open(&file);
-    image.write_at(&[7; 65536], 0).unwrap();
+    file
+}
+
+/// Closes an image; the file offset of its first L2 table.
+fn first_table(file: &Arc<MemoryStorage>, image: &Image) -> u64 {
     let l1 = image.header().l1_offset;
     image.close().unwrap();
-    // The second cluster's entry names the first one's data.
     let mut word = [0; 8];
     let disk: Arc<dyn Storage> = file.clone();
     disk.read_at(&mut word, l1).unwrap();
-    let l2 = u64::from_be_bytes(word) & 0x00ff_ffff_ffff_fe00;
+    u64::from_be_bytes(word) & 0x00ff_ffff_ffff_fe00
+}
+
+/// More references than a refcount can say are told of and left, until refcounts are wider.
+#[test]
+fn too_many_references_wait_for_wider_refcounts() {
+    let file = create(CreateOptions {
+        refcount_bits: 1,
+        ..CreateOptions::default()
+    });
+    let image = open(&file);
+    image.write_at(&[7; 65536], 0).unwrap();
+    let l2 = first_table(&file, &image);
+    // The second cluster's entry names the first one's data.
+    let mut word = [0; 8];
+    let disk: Arc<dyn Storage> = file.clone();
     disk.read_at(&mut word, l2).unwrap();
     disk.write_at(&word, l2 + 8).unwrap();
 
@@ -80,21 +95,14 @@ fn too_many_references_wait_for_wider_refcounts() {
 /// Compressed clusters have no subclusters; what such an entry names stays in use.
 #[test]
 fn a_compressed_cluster_with_subclusters_is_told_of() {
-    let file = Arc::new(MemoryStorage::default());
-    let options = CreateOptions {
-        size: 1 << 20,
+    let file = create(CreateOptions {
         extended_l2: true,
         ..CreateOptions::default()
-    };
-    options.create(&(file.clone() as Arc<dyn Storage>)).unwrap();
+    });
     let image = open(&file);
     image.write_compressed(&[7; 65536], 0).unwrap();
-    let l1 = image.header().l1_offset;
-    image.close().unwrap();
-    let mut word = [0; 8];
+    let l2 = first_table(&file, &image);
     let disk: Arc<dyn Storage> = file.clone();
-    disk.read_at(&mut word, l1).unwrap();
-    let l2 = u64::from_be_bytes(word) & 0x00ff_ffff_ffff_fe00;
     disk.write_at(&1u64.to_be_bytes(), l2 + 8).unwrap();
 
     let (report, texts) = repair(&open(&file));
@@ -107,14 +115,11 @@ fn a_compressed_cluster_with_subclusters_is_told_of() {
 
 /// An image with three snapshots, and the file offset of the second one's table entry.
 fn with_snapshots(version: u32) -> (Arc<MemoryStorage>, u64) {
-    let file = Arc::new(MemoryStorage::default());
-    let options = CreateOptions {
-        size: 1 << 20,
+    let file = create(CreateOptions {
         cluster_size: 4096,
         version,
         ..CreateOptions::default()
-    };
-    options.create(&(file.clone() as Arc<dyn Storage>)).unwrap();
+    });
     let image = open(&file);
     for number in 1..=3 {
         image.write_at(&[number; 20_000], 0).unwrap();
@@ -312,14 +317,11 @@ fn nothing_is_allocated_on_the_header() {
 /// A repair takes the dirty bit away; refcounts that are put off after it need it again.
 #[test]
 fn lazy_refcounts_are_told_of_again_after_a_repair() {
-    let file = Arc::new(MemoryStorage::default());
-    let options = CreateOptions {
-        size: 1 << 20,
+    let file = create(CreateOptions {
         cluster_size: 4096,
         lazy_refcounts: true,
         ..CreateOptions::default()
-    };
-    options.create(&(file.clone() as Arc<dyn Storage>)).unwrap();
+    });
     let image = open(&file);
     image.write_at(&[1; 8192], 0).unwrap();
     repair(&image);
@@ -336,13 +338,10 @@ fn lazy_refcounts_are_told_of_again_after_a_repair() {
 /// Clusters that wait to be freed until a request has ended are no leaks.
 #[test]
 fn a_repair_frees_nothing_that_is_about_to_be_freed() {
-    let file = Arc::new(MemoryStorage::default());
-    let options = CreateOptions {
-        size: 1 << 20,
+    let file = create(CreateOptions {
         cluster_size: 4096,
         ..CreateOptions::default()
-    };
-    options.create(&(file.clone() as Arc<dyn Storage>)).unwrap();
+    });
     let image = open(&file);
     image.write_at(&[1; 65536], 0).unwrap();
     image.flush().unwrap();

@@ -88,8 +88,9 @@ impl Plan {
 }
 
 impl Disk {
-    /// Starts a request: clusters found from now on stay what they are until
-    /// [`Disk::leave`], and the disk does not end before what is inside of it. Only the top image changes; those below are open for reading.
+    /// Starts a request: clusters found from now on stay what they are until [`Disk::leave`], and
+    /// the disk does not end before what is inside of it. Only the top image changes; those below
+    /// are open for reading.
     pub(crate) fn enter(&self) -> Option<Ticket> {
         (!self.read_only).then(|| self.top().enter())
     }

@@ -118,11 +118,10 @@ impl Image {
     /// [`Image::write_at`].
     pub fn clear_bitmap(&self, name: &str) -> Result<()> {
         self.change_bitmaps(|list, size| {
-            let old = Arc::clone(usable(list, name)?);
-            let place = list.iter_mut().find(|bitmap| Arc::ptr_eq(bitmap, &old));
-            if let Some(place) = place {
-                // Should this fail, the old one has all of its marks.
-                *place = Arc::new(old.emptied(size));
+            let empty = Arc::new(usable(list, name)?.emptied(size));
+            // Should this fail, the old one has all of its marks.
+            if let Some(bitmap) = list.iter_mut().find(|bitmap| bitmap.name == name) {
+                *bitmap = empty;
             }
             Ok(())
         })

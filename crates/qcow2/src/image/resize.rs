@@ -221,11 +221,7 @@ impl Image {
                 let distance = number << self.geometry.cluster_bits;
                 let word = (host + distance) | COPIED;
                 let bitmap = self.entry(&mut state, at + distance)?.bitmap;
-                self.set_entry(
-                    &mut state,
-                    at + distance,
-                    self.preallocated(word, bitmap, mode),
-                )?;
+                self.set_entry(&mut state, at + distance, self.preallocated(word, bitmap))?;
             }
             at += clusters << self.geometry.cluster_bits;
         }
@@ -239,7 +235,7 @@ impl Image {
 
     /// The entry of a cluster that got space and was never written: data that reads as zeroes,
     /// or subclusters that stay what they were.
-    fn preallocated(&self, word: u64, bitmap: u64, _mode: Preallocation) -> L2Entry {
+    fn preallocated(&self, word: u64, bitmap: u64) -> L2Entry {
         L2Entry {
             word,
             bitmap: if self.geometry.extended_l2 { bitmap } else { 0 },

@@ -244,10 +244,7 @@ fn bitmaps(disk: &Disk) -> Outcome<Vec<BitmapInfo>> {
 pub(super) fn measure(disk: &Disk, options: &CreateOptions) -> Outcome<Option<u64>> {
     const TABLE_ENTRY: u64 = 8;
     const DIRECTORY_ENTRY: u64 = 24;
-    let holds_bitmaps = disk
-        .image()
-        .is_some_and(|image| image.header().version >= 3);
-    if options.version < 3 || !holds_bitmaps {
+    if options.version < 3 || !disk.image().is_some_and(can_hold) {
         return Ok(None);
     }
     let cluster = options.cluster_size;
